@@ -1,0 +1,57 @@
+"""Controllers: what turns a run's knobs, from a constant to a learned policy.
+
+:data:`CATALOGUE` names those that need no weights; `docs/which-controller.md` says which one when. A package of
+anyone's adds its own with an entry point in the group ``trimtab.controllers``: a callable without arguments that
+gives a :class:`trimtab.controller.Controller`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from trimtab.controller import Controller
+from trimtab.controllers.schedule import WSD, Constant, Linear, OneCycle, WarmupCosine
+from trimtab.errors import TaskError
+
+GROUP = "trimtab.controllers"
+
+CATALOGUE: dict[str, Callable[[], Controller]] = {
+    "constant": Constant,
+    "cosine": WarmupCosine,
+    "linear": Linear,
+    "onecycle": OneCycle,
+    "wsd": WSD,
+}
+"""Controllers by name, each at its defaults."""
+
+__all__ = ["CATALOGUE", "WSD", "Constant", "Linear", "OneCycle", "WarmupCosine", "controller_named"]
+
+
+def controller_named(name: str) -> Controller:
+    """Make a controller by its name, at its defaults.
+
+    Args:
+        name: one of :data:`CATALOGUE`, or the name of an installed entry point.
+
+    Returns:
+        A new controller.
+
+    Raises:
+        TaskError: nothing has that name.
+
+    Example:
+        >>> controller_named("cosine").needs
+        frozenset({'horizon'})
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]()
+    strangers: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
+    if name in strangers:
+        return cast("Callable[[], Controller]", strangers[name].load())()
+    known = sorted({*CATALOGUE, *strangers})
+    close = difflib.get_close_matches(name, known)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known are {', '.join(known)}."
+    raise TaskError(f"No controller is named {name!r}: {hint}")
