@@ -1,0 +1,208 @@
+"""Find each task's reference score: the best tuned schedule of one learning rate, and what it reaches on other seeds.
+
+Run it with one thread, for all tasks or for some::
+
+    OMP_NUM_THREADS=1 python benchmarks/reference.py digits-mlp-v1 fashion-mlp-v1
+
+The schedule is a linear warm-up over 5 % of the horizon and a cosine to zero. Its peak is chosen from a grid of half
+decades by the final validation loss, mean of 3 seeds (100, 101, 102); the figures come from 10 other seeds (0 to 9).
+Each run is a row of ``results/reference.runs.jsonl``, and a run found there is not made again, so that a stopped
+command goes on where it was; a finished task is a row of ``results/reference.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimtab.task import Batch, Task
+from trimtab.tasks import CATALOGUE, task_named
+from trimtab.tasks.quadratic import Quadratic
+
+RESULTS = Path(__file__).parent.parent / "results"
+CHOOSING, MEASURING = (100, 101, 102), tuple(range(10))
+SCHEDULE = "linear warm-up over 5 %, then cosine to 0"
+GRIDS = {  # half decades: seven values and more, the best one inside
+    "sgd": [10 ** (k / 2) for k in range(-7, 1)],
+    "adamw": [10 ** (k / 2) for k in range(-8, 0)],
+}
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda weights: torch.optim.SGD(weights, lr=1.0, momentum=0.9),
+    "adamw": lambda weights: torch.optim.AdamW(weights, lr=1.0),
+}
+
+
+def main() -> None:
+    """Measure the tasks named on the command line; all by default."""
+    parser = argparse.ArgumentParser(description="Find the tasks' reference scores.")
+    parser.add_argument("tasks", nargs="*", default=list(CATALOGUE), help="names; all by default")
+    torch.set_num_threads(1)
+    for name in parser.parse_args().tasks:
+        task = task_named(name)
+        row = measure_exactly(task) if isinstance(task, Quadratic) else measure(task)
+        _append(RESULTS / "reference.jsonl", row)
+        print(json.dumps({k: row[k] for k in ("task", "lr", "val_loss", "test_metric", "seconds")}))
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """Choose the peak by 3 seeds, then give the figures of ten others."""
+    made: list[dict[str, Any]] = []
+
+    def final_loss(lr: float) -> float:
+        made.extend(_run_once(task, lr, seed) for seed in CHOOSING)
+        return statistics.fmean(run["val_loss"] for run in made[-len(CHOOSING) :])
+
+    chosen = {lr: final_loss(lr) for lr in GRIDS[task.optimizer]}
+    best = min(chosen, key=lambda lr: _or_infinity(chosen[lr]))
+    runs = [_run_once(task, best, seed) for seed in MEASURING]
+    seconds = sum(run["seconds"] for run in made + runs)
+    return _row(task, chosen, seconds) | {
+        "choosing_seeds": list(CHOOSING),
+        "seeds": list(MEASURING),
+        "val_loss": _spread([run["val_loss"] for run in runs]),
+        "test_metric": _spread([run["test_metric"] for run in runs]),
+        "seconds_per_run": round(seconds / len(made + runs), 2),
+    }
+
+
+def measure_exactly(task: Quadratic) -> dict[str, Any]:
+    """Choose the peak and give the figures in expectation, by the closed form."""
+    begin = time.perf_counter()
+    shape = schedule(task.horizon)
+
+    def expect(lr: float, split: Any) -> float:
+        lrs = [lr * factor for factor in shape]
+        return task.expected_loss(lrs, split=split, momentum=0.9, batch_size=task.batch_size)
+
+    chosen = {lr: expect(lr, "val") for lr in GRIDS[task.optimizer]}
+    best = min(chosen, key=lambda lr: chosen[lr])
+    excess = expect(best, "test") - task.lowest_loss("test")
+    return _row(task, chosen, time.perf_counter() - begin) | {
+        "choosing_seeds": "none: exact expectation",
+        "seeds": "none: exact expectation",
+        "val_loss": {"mean": chosen[best], "std": 0.0},
+        "test_metric": {"mean": excess, "std": 0.0},
+    }
+
+
+def train(task: Task, lr: float, seed: int) -> tuple[float, float]:
+    """Train once.
+
+    Args:
+        task: the problem.
+        lr: the schedule's peak.
+        seed: of the weights, the batches and the noise.
+
+    Returns:
+        Final validation loss and test metric, over the whole splits, in evaluation mode.
+    """
+    model = task.build(seed)
+    optimizer = OPTIMIZERS[task.optimizer](model.parameters())
+    x, y = task.data("train")
+    rng = torch.Generator().manual_seed(seed)
+    for factor in schedule(task.horizon):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * factor
+        chosen = torch.randint(len(x), (task.batch_size,), generator=rng)
+        noise = None if task.noise_shape is None else torch.rand(task.batch_size, *task.noise_shape, generator=rng)
+        loss = task.loss(model, Batch(x[chosen], y[chosen], noise))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        val_loss = float(task.loss(model, Batch(*task.data("val"))))
+        return val_loss, float(task.score(model, Batch(*task.data("test"))))
+
+
+def schedule(horizon: int) -> list[float]:
+    """Give each step's share of the peak: linear warm-up over 5 %, then a cosine that would be 0 one step later."""
+    warm = max(1, round(0.05 * horizon))
+    rise = [(step + 1) / warm for step in range(warm)]
+    return rise + [0.5 + 0.5 * math.cos(math.pi * (step + 1) / (horizon - warm + 1)) for step in range(horizon - warm)]
+
+
+def _run_once(task: Task, lr: float, seed: int) -> dict[str, Any]:
+    """Give the row of a run, from the file or by training."""
+    path = RESULTS / "reference.runs.jsonl"
+    key = {"task": task.name, "optimizer": task.optimizer, "horizon": task.horizon, "batch_size": task.batch_size}
+    key |= {"lr": float(f"{lr:.6g}"), "seed": seed}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        row: dict[str, Any] = json.loads(line)
+        if all(row.get(name) == value for name, value in key.items()):
+            return row
+    begin = time.perf_counter()
+    val_loss, test_metric = train(task, lr, seed)
+    row = key | {"val_loss": val_loss, "test_metric": test_metric, "seconds": time.perf_counter() - begin}
+    _append(path, row)
+    return row
+
+
+def _or_infinity(loss: float) -> float:
+    """Order a value at which a run diverged behind all others."""
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _row(task: Task, chosen: dict[float, float], seconds: float) -> dict[str, Any]:
+    """Give what a task's row says whatever the task."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _ask("git", "describe", "--always", "--dirty"),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, 1 thread",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "task": task.name,
+        "optimizer": {"sgd": "SGD, momentum 0.9", "adamw": "AdamW, defaults"}[task.optimizer],
+        "schedule": SCHEDULE,
+        "steps": task.horizon,
+        "batch_size": task.batch_size,
+        "lr_grid": [float(f"{lr:.6g}") for lr in chosen],
+        "grid_val_loss": [chosen[lr] for lr in chosen],
+        "lr": float(f"{min(chosen, key=lambda lr: _or_infinity(chosen[lr])):.6g}"),
+        "metric": task.metric,
+        "seconds": round(seconds, 2),
+        "command": "python benchmarks/reference.py " + " ".join(sys.argv[1:]),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    """Give mean and standard deviation."""
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values)}
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """Add one line of JSON."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _ask(*command: str) -> str:
+    """Give what a command prints, or "unknown"."""
+    done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    """Give the processor's model."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

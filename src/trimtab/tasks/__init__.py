@@ -1,0 +1,43 @@
+"""Real base-model problems, each versioned and each carrying the score of a tuned schedule.
+
+A task of your own is one file with one class (see :class:`trimtab.task.Task`) and one line in :data:`CATALOGUE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from trimtab.errors import TaskError
+from trimtab.task import Task
+from trimtab.tasks.digits_mlp import DigitsMLP
+from trimtab.tasks.quadratic import Quadratic
+
+CATALOGUE: dict[str, Callable[[], Task]] = {
+    "digits-mlp-v1": DigitsMLP,
+    "quadratic-v1": Quadratic,
+}
+"""Every task by name; the values are classes that take no argument."""
+
+
+def task_named(name: str) -> Task:
+    """Make the task of that name.
+
+    Args:
+        name: with its version, such as ``"digits-mlp-v1"``.
+
+    Returns:
+        A new instance; what it has loaded is shared.
+
+    Raises:
+        TaskError: no task has this name.
+
+    Example:
+        >>> task_named("digits-mlp-v1").horizon
+        600
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]()
+    close = get_close_matches(name, CATALOGUE, n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    raise TaskError(f"A task's name must be in CATALOGUE, got {name!r}. {hint}There are: {', '.join(CATALOGUE)}.")
