@@ -1,0 +1,193 @@
+"""Attach: pair a live optimizer with a controller in one call."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from trimtab.controller import Controller
+from trimtab.controllers import Policy, controller_named
+from trimtab.errors import KnobError, OrderError, SignalError
+from trimtab.features import Features
+from trimtab.gauge import Gauge
+from trimtab.guard import Guard
+from trimtab.helm import Helm
+from trimtab.knobs import Knob, Panel
+from trimtab.linkage import Linkage
+from trimtab.pilot import Mode, Pilot
+from trimtab.snapshot import Snapshot
+from trimtab.trace import Header, Trace
+
+SiteChoice = Literal["run", "groups"]
+DEFAULT_KNOBS = {"SGD": ("lr", "momentum", "weight_decay"), "RMSprop": ("lr", "momentum", "weight_decay")}
+ADAM_KNOBS = ("lr", "beta1", "weight_decay")
+MUON_KNOBS = ("lr", "momentum", "weight_decay")
+
+
+def attach(
+    optimizer: Optimizer,
+    controller: str | Controller | None = None,
+    *,
+    knobs: Panel | Sequence[Knob | str] | Literal["default"] = ("lr",),
+    sites: SiteChoice = "run",
+    horizon: int | None = None,
+    schedule: LRScheduler | None = None,
+    validate: Callable[[], float | Tensor] | None = None,
+    validate_every: int | None = None,
+    model: nn.Module | None = None,
+    every: int = 10,
+    mode: Mode = "act",
+    guard: Guard | bool = True,
+    trace: str | Path | None = None,
+) -> Pilot:
+    """Pair an optimizer with a controller that turns its hyperparameters while it trains.
+
+    Args:
+        optimizer: the raw ``torch.optim`` optimizer, not a wrapper around it.
+        controller: one, or a name in :data:`trimtab.controllers.CATALOGUE`; None: an untaught policy, which follows
+            its prior schedule (constant for half the horizon, then linear to 2 %) and leaves the rest to the guard.
+        knobs: what may be turned: names, :class:`trimtab.Knob` records, or "default" for what is usual for the
+            optimizer's class, as far as it is above 0 (:func:`default_knobs`).
+        sites: "run" turns all parameter groups together, "groups" each on its own (build them with
+            :func:`trimtab.groups`).
+        horizon: planned optimizer steps; None where unknown.
+        schedule: the user's own scheduler on this optimizer. The pilot steps it and multiplies its values; do not
+            step it yourself.
+        validate: called without arguments to measure the validation loss; switching the model to evaluation mode and
+            back is its business.
+        validate_every: optimizer steps between validations, a multiple of `every`; default ``5 * every``.
+        model: the network, so that the guard also protects its buffers (batch norm's statistics).
+        every: optimizer steps between decisions (the first come at 1, 2, 4 and 7).
+        mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures.
+        guard: True, False, or a :class:`trimtab.Guard` with other settings.
+        trace: a JSON Lines file to append decisions to.
+
+    Returns:
+        The pilot, an ``LRScheduler``: call ``pilot.step(loss)`` after each ``optimizer.step()``.
+
+    Raises:
+        KnobError: a knob does not fit the optimizer.
+        OrderError: a needed horizon is missing, or the optimizer has a pilot already.
+        SignalError: the optimizer is a wrapper, or an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(4, 1)
+        >>> pilot = attach(torch.optim.SGD(net.parameters(), lr=0.1), "cosine", horizon=100)
+        >>> round(pilot.get_last_lr()[0], 3)
+        0.02
+    """
+    _check(optimizer, every, horizon, mode, sites)
+    chosen = _controller(controller)
+    panel = default_knobs(optimizer) if knobs == "default" else Panel.of(knobs)
+    members = _sites(optimizer, sites)
+    if chosen is None:
+        chosen = Policy.for_panel(panel)
+        _tell_once()
+    needs = chosen.needs
+    if "val_loss" in needs and validate is None:
+        raise SignalError(f"Controller {chosen.name!r} needs a validation loss: give `validate=`.")
+    period = 5 * every if validate_every is None else validate_every
+    if validate is not None and (period < 1 or period % every):
+        raise SignalError(f"`validate_every` must be a positive multiple of every={every}, got {period}.")
+    linkage = Linkage(panel, optimizer, members)
+    watch = Guard() if guard is True else guard or None
+    helm = Helm(panel, chosen, _features(optimizer, panel, members), watch, horizon=horizon)
+    header = Header(panel.names, site_names(optimizer, members), chosen.name, {"horizon": horizon, "every": every})
+    pilot = Pilot(
+        optimizer,
+        helm=helm,
+        gauge=Gauge(optimizer, panel, members, every=every, needs=needs),
+        linkage=linkage,
+        snapshot=None if watch is None or mode != "act" else Snapshot(optimizer, model),
+        every=every,
+        mode=mode,
+        schedule=schedule,
+        validate=validate,
+        validate_every=period,
+        trace=Trace(header, trace),
+    )
+    optimizer._trimtab_pilot = pilot  # type: ignore[attr-defined]  # one optimizer, one pilot
+    return pilot
+
+
+def default_knobs(optimizer: Optimizer) -> Panel:
+    """Give the knobs usual for an optimizer's class, without those that are 0 and cannot leave it.
+
+    Args:
+        optimizer: SGD and RMSprop: lr, momentum, weight_decay; the Adam family: lr, beta1, weight_decay; Muon: lr,
+            momentum, weight_decay; others: lr.
+
+    Returns:
+        The panel.
+    """
+    kind = type(optimizer).__name__
+    if any("betas" in group for group in optimizer.param_groups):
+        names: tuple[str, ...] = ADAM_KNOBS
+    else:
+        names = MUON_KNOBS if kind == "Muon" else DEFAULT_KNOBS.get(kind, ("lr",))
+    return Panel.of([n for n in names if n != "weight_decay" or any(g[n] for g in optimizer.param_groups)])
+
+
+def site_names(optimizer: Optimizer, sites: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """Give a name a site: "run", or the groups' own names, or ``group0`` and so on."""
+    if len(sites) == 1:
+        return ("run",)
+    return tuple(str(optimizer.param_groups[site[0]].get("name", f"group{site[0]}")) for site in sites)
+
+
+def _controller(controller: str | Controller | None) -> Controller | None:
+    if isinstance(controller, str):
+        return controller_named(controller)
+    if controller is not None and not isinstance(controller, Controller):
+        raise SignalError(
+            f"`controller` must be a name or have `name`, `needs`, `prior`, `start` and `act`, got {controller!r}."
+        )
+    return controller
+
+
+def _sites(optimizer: Optimizer, sites: SiteChoice) -> list[list[int]]:
+    count = len(optimizer.param_groups)
+    return [[g] for g in range(count)] if sites == "groups" else [list(range(count))]
+
+
+def _features(optimizer: Optimizer, panel: Panel, sites: list[list[int]]) -> Features:
+    sizes = [sum(p.numel() for g in site for p in optimizer.param_groups[g]["params"]) for site in sites]
+    last = max(1, len(sizes) - 1)
+    depth = tuple(i / last if len(sizes) > 1 else 0.5 for i in range(len(sizes)))
+    return Features(panel, depth, tuple(size / max(1, sum(sizes)) for size in sizes))
+
+
+def _check(optimizer: Optimizer, every: int, horizon: int | None, mode: str, sites: str) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise SignalError(
+            f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}: attach to the raw one, "
+            f"before it is wrapped."
+        )
+    if getattr(getattr(optimizer, "_trimtab_pilot", None), "is_enabled", False):
+        raise OrderError("This optimizer has a pilot already: call its `disable()` first.")
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise SignalError(f"`every` must be a whole number of steps of at least 1, got {every!r}.")
+    if horizon is not None and (not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1):
+        raise SignalError(f"`horizon` must be a whole number of steps of at least 1, or None, got {horizon!r}.")
+    if mode not in ("observe", "suggest", "act"):
+        raise SignalError(f"`mode` must be 'observe', 'suggest' or 'act', got {mode!r}.")
+    if sites not in ("run", "groups"):
+        raise KnobError(f"`sites` must be 'run' or 'groups', got {sites!r}.")
+
+
+@functools.cache
+def _tell_once() -> None:
+    warnings.warn(
+        "trimtab.attach: no taught controller is shipped yet, so the default follows its prior schedule (constant, "
+        "then linear to 2 % over the second half of the horizon) under the guard. Name a controller to choose.",
+        UserWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,170 @@
+"""Guard: when a run is off the rails, what to go back to, how far to cut the rate.
+
+The guard is pure and shaped: the same code judges one live run and thousands of simulated ones. It never touches
+weights; it says per member whether the state before this step is worth keeping (:attr:`Verdict.keep`) and whether to
+go back to the one kept last (:attr:`Verdict.restore`). A snapshot is always verified: it holds the weights, slots and
+knobs *before* the step whose loss has just been seen and found good. The first is taken before the first step.
+
+Letters: ``B`` members.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import KnobError
+from trimtab.signals import Signals
+
+FINE, NOT_FINITE, EXPLODED = 0, 1, 2
+REASONS = ("", "the loss or the gradient is not finite", "the loss exploded")
+Memory = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard says of one reading.
+
+    Attributes:
+        keep: ``[B]`` bool, take the state before this step as the new snapshot.
+        restore: ``[B]`` bool, go back to the snapshot.
+        cut: ``[B]`` factor in (0, 1] on the snapshot's learning rate, where restored.
+        reason: ``[B]`` int64, index into :data:`REASONS`.
+        gave_up: ``[B]`` bool, the tries are used up: the snapshot is the result, the rate stays at its lowest.
+    """
+
+    keep: Tensor
+    restore: Tensor
+    cut: Tensor
+    reason: Tensor
+    gave_up: Tensor
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Watches a run and brings it back.
+
+    A reading is bad when its losses or its gradient are not finite, or when the mean of its losses exceeds
+    ``level + 3 noise + margin max(|level|, 2 % of the way made)``, with `level` the larger of a fast and a slow moving
+    mean and `noise` a moving mean deviation. All terms scale with the loss; none needs it to be positive.
+
+    The first failure after at least three good readings in a row is taken for a bad batch when it came from something
+    not finite: the snapshot is restored and the rate left alone. Any other failure cuts the rate, each try further.
+
+    Args:
+        margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.
+        cut: factor on the learning rate per try.
+        tries: restores without a new snapshot in between, after which the guard gives up.
+        spacing: a new snapshot is due when at least this share of the steps so far has passed since the last, so that
+            snapshots cost less and less, and a restore never loses more than about this share of the run.
+        in_checkpoint: whether ``Pilot.state_dict`` carries the snapshot (exact resume in the middle of trouble) or
+            leaves it out (a smaller checkpoint; after a load the loaded weights are the snapshot).
+
+    Raises:
+        KnobError: a setting is out of range.
+    """
+
+    margin: float = math.e**1.2 - 1
+    cut: float = 0.25
+    tries: int = 10
+    spacing: float = 1 / 32
+    in_checkpoint: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not (self.margin > 0 and 0 < self.cut < 1 and self.tries >= 1 and 0 <= self.spacing < 1):
+            raise KnobError(
+                "A guard needs `margin > 0`, `0 < cut < 1`, `tries >= 1` and `0 <= spacing < 1`, got "
+                f"margin={self.margin}, cut={self.cut}, tries={self.tries}, spacing={self.spacing}."
+            )
+
+    def start(self, members: int) -> Memory:
+        """Give the memory before the first reading, each ``[B]``."""
+
+        def full(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.full((members,), value, dtype=dtype)
+
+        return {
+            "fast": full(math.nan),
+            "slow": full(math.nan),
+            "noise": full(0.0),
+            "first": full(math.nan),
+            "best": full(math.inf),
+            "kept_at": full(0, torch.int64),
+            "good": full(0, torch.int64),
+            "tries": full(0, torch.int64),
+            "cuts": full(0, torch.int64),
+            "restores": full(0, torch.int64),
+            "gave_up": full(0, torch.bool),
+        }
+
+    def is_due(self, step: Tensor, memory: Memory) -> Tensor:
+        """Say for which members ``[B]`` the state before step ``step`` ``[B]`` should be held ready as a snapshot."""
+        apart = step - memory["kept_at"]
+        return ((memory["kept_at"] == 0) | (apart >= self.spacing * step)) & ~memory["gave_up"]
+
+    def check(self, signals: Signals, memory: Memory) -> tuple[Verdict, Memory]:
+        """Judge a reading.
+
+        Args:
+            signals: the reading.
+            memory: what `start` or the last call handed back; not changed in place.
+
+        Returns:
+            The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before.
+        """
+        reason = self._reason(signals, memory)
+        bad = (reason != FINE) & ~memory["gave_up"]
+        due = self.is_due(signals.step, memory)
+        kept = memory["kept_at"] > 0
+        lucky = (reason == NOT_FINITE) & (memory["good"] >= 3) & (memory["tries"] == 0)
+        failed = (bad & ~lucky).to(torch.int64)
+        tries, cuts = memory["tries"] + failed, memory["cuts"] + failed
+        restore = bad & kept
+        keep = due & ~bad | (due & ~kept)  # the very first state is kept whatever its loss: there is no other
+        cut = torch.where(lucky, 1.0, self.cut ** cuts.to(torch.float64))
+        gave_up = memory["gave_up"] | (tries > self.tries)
+        new = self._means(signals, memory, bad)
+        recovered = keep & ~bad & (memory["good"] + 1 >= 3)
+        new |= {
+            "kept_at": torch.where(keep, signals.step, memory["kept_at"]),
+            "good": torch.where(bad, 0, memory["good"] + 1),
+            "tries": torch.where(recovered, 0, tries),
+            "cuts": torch.where(keep, 0, cuts),  # a snapshot holds the rate as cut so far
+            "restores": memory["restores"] + restore.to(torch.int64),
+            "gave_up": gave_up,
+        }
+        return Verdict(keep, restore, cut, torch.where(bad, reason, FINE), gave_up), new
+
+    def _reason(self, signals: Signals, memory: Memory) -> Tensor:
+        losses = signals.losses.to(torch.float64)
+        unknown = losses.isnan() & (signals.grad_sq.isfinite().all(1) & signals.weight_sq.isfinite().all(1))[:, None]
+        finite = (losses.isfinite() | unknown).all(1) & signals.grad_sq.isfinite().all(1)
+        finite = finite & signals.weight_sq.isfinite().all(1)
+        level = torch.fmax(memory["fast"], memory["slow"])
+        way = (memory["first"] - memory["best"]).clamp_min(0)
+        allowed = level + 3 * memory["noise"] + self.margin * torch.fmax(level.abs(), 0.02 * way)
+        exploded = losses.mean(1) > allowed  # False while there is no level yet
+        return torch.where(~finite, NOT_FINITE, torch.where(exploded, EXPLODED, FINE))
+
+    @staticmethod
+    def _means(signals: Signals, memory: Memory, bad: Tensor) -> Memory:
+        mean = signals.losses.to(torch.float64).mean(1)
+        use = mean.isfinite() & ~bad
+        fresh = memory["fast"].isnan()
+
+        def blend(old: Tensor, new: Tensor, gain: float) -> Tensor:
+            return torch.where(use, torch.where(fresh, new, old + gain * (new - old)), old)
+
+        apart = torch.where(fresh, torch.zeros_like(mean), (mean - memory["fast"]).abs())
+        fast = blend(memory["fast"], mean, 0.3)
+        return {
+            "fast": fast,
+            "slow": blend(memory["slow"], mean, 0.05),
+            "noise": blend(memory["noise"], apart, 0.1),
+            "first": torch.where(memory["first"].isnan() & use, mean, memory["first"]),
+            "best": torch.where(use, torch.fmin(memory["best"], fast), memory["best"]),
+        }

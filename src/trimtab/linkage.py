@@ -1,0 +1,165 @@
+"""Linkage: carries a panel's values to an optimizer's parameter groups and back.
+
+Letters: ``S`` sites, ``K`` knobs, ``G`` parameter groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import KnobError
+from trimtab.knobs import Knob, Panel
+
+BETAS = {"beta1": 0, "beta2": 1}
+
+
+class Linkage:
+    """Carries a panel's values to an optimizer's parameter groups, keeping what sets the groups apart.
+
+    Every group has a value of its own for each knob (`base`): what the user, or a wrapped schedule, put there. A site's
+    value reaches a group as the change it makes to the site's starting value: the same factor on a log scale, the same
+    factor on ``1 - v``, the same difference on a linear scale. So ratios between groups are kept, a 0 stays 0 on a log
+    scale, and a value nobody turned is written back bit for bit.
+
+    Groups are looked up each time and never kept: frameworks replace them. Tensor hyperparameters are filled in place,
+    so that compiled optimizers are not compiled again.
+
+    Args:
+        panel: the knobs.
+        optimizer: anything with ``param_groups``.
+        sites: for each site the indices of its groups; every group in one site at most.
+
+    Raises:
+        KnobError: a group has no such hyperparameter, its value is not a finite number of at least 0, or a knob on a
+            log scale is 0 in every group of a site.
+    """
+
+    def __init__(self, panel: Panel, optimizer: Any, sites: Sequence[Sequence[int]]) -> None:
+        self.panel = panel
+        self.sites = tuple(tuple(site) for site in sites)
+        self._optimizer = optimizer
+        self.base = self.present()
+        self._references = [[self._reference(knob, k, site) for k, knob in enumerate(panel)] for site in self.sites]
+        self.start = self.read()  # [S, K]
+        _separate_tensors(optimizer.param_groups, panel)
+
+    def present(self) -> list[list[float]]:
+        """Give ``[G][K]``: what each group's knobs are set to now."""
+        return [[_value(group, g, knob) for knob in self.panel] for g, group in enumerate(self._optimizer.param_groups)]
+
+    def read(self) -> Tensor:
+        """Give ``[S, K]`` float64: what each knob is set to now in its site's reference group."""
+        present = self.present()
+        rows = [[present[g][k] for k, g in enumerate(references)] for references in self._references]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def write(self, values: Tensor) -> None:
+        """Set ``[S, K]`` values: each group gets its base, changed as its site's value is from the start."""
+        starts = self.start.tolist()
+        for site, row, start in zip(self.sites, values.tolist(), starts, strict=True):
+            for g in site:
+                for k, knob in enumerate(self.panel):
+                    self._put(g, knob, _changed(knob, self.base[g][k], row[k], start[k]))
+
+    def restore(self) -> None:
+        """Set every group to its base, bit for bit."""
+        for site in self.sites:
+            for g in site:
+                for k, knob in enumerate(self.panel):
+                    self._put(g, knob, self.base[g][k])
+
+    def _put(self, g: int, knob: Knob, value: float) -> None:
+        if knob.set is not None:
+            knob.set(value)
+        else:
+            write_field(self._optimizer.param_groups[g], knob.name, value)
+
+    def _reference(self, knob: Knob, k: int, site: Sequence[int]) -> int:
+        """Give the group that a site's value is read from: the first whose knob is not 0."""
+        for g in site:
+            if knob.scale != "log" or self.base[g][k] != 0:
+                return g
+        raise KnobError(
+            f"Knob {knob.name!r} is 0 in every group it should turn, and a log scale cannot leave 0: set it above 0, "
+            f"leave it out of `knobs`, or give Knob({knob.name!r}, 0.0, high, 'linear')."
+        )
+
+
+def read_field(group: dict[str, Any], name: str) -> Any:
+    """Read a hyperparameter of a parameter group; "beta1" and "beta2" lie inside ``betas``.
+
+    Args:
+        group: one of ``optimizer.param_groups``.
+        name: the hyperparameter.
+
+    Returns:
+        It as it is: a number or a tensor.
+
+    Raises:
+        KnobError: the group has none of that name.
+    """
+    if name in BETAS and "betas" in group:
+        return group["betas"][BETAS[name]]
+    if name in group:
+        return group[name]
+    fields = ", ".join(sorted(field for field in group if field != "params"))
+    raise KnobError(
+        f"A parameter group has no hyperparameter {name!r} (it has {fields}): leave the knob out, or give it `get` and "
+        f"`set`."
+    )
+
+
+def write_field(group: dict[str, Any], name: str, value: float) -> None:
+    """Set a hyperparameter of a parameter group; a tensor is filled in place."""
+    if name in BETAS and "betas" in group:
+        betas = list(group["betas"])
+        if isinstance(betas[BETAS[name]], Tensor):
+            betas[BETAS[name]].fill_(value)
+        else:
+            betas[BETAS[name]] = value
+            group["betas"] = type(group["betas"])(betas)
+    elif isinstance(group[name], Tensor):
+        group[name].fill_(value)
+    else:
+        group[name] = value
+
+
+def _value(group: dict[str, Any], index: int, knob: Knob) -> float:
+    raw = read_field(group, knob.name) if knob.get is None else knob.get()
+    try:
+        value = math.nan if isinstance(raw, bool) else float(raw)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not math.isfinite(value) or (value < 0 and knob.scale == "log"):
+        raise KnobError(f"Knob {knob.name!r} must be a finite number of at least 0 in group {index}, got {raw!r}.")
+    if knob.scale == "one_minus_log" and value >= 1:
+        raise KnobError(f"Knob {knob.name!r} must be below 1 in group {index}, got {raw!r}.")
+    return value
+
+
+def _changed(knob: Knob, base: float, value: float, start: float) -> float:
+    if value == start:
+        return base
+    if knob.scale == "linear":
+        return base + (value - start)
+    if base == start:
+        return value
+    return 1 - (1 - base) * ((1 - value) / (1 - start)) if knob.scale == "one_minus_log" else base * (value / start)
+
+
+def _separate_tensors(groups: list[dict[str, Any]], panel: Panel) -> None:
+    """Give each group its own tensor where several share one: the caller's and the defaults' too."""
+    for group in groups:
+        for knob in panel:
+            if knob.get is not None:
+                continue
+            if knob.name in BETAS and "betas" in group:
+                betas = group["betas"]
+                group["betas"] = type(betas)([b.clone() if isinstance(b, Tensor) else b for b in betas])
+            elif isinstance(group[knob.name], Tensor):
+                group[knob.name] = group[knob.name].clone()

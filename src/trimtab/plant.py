@@ -1,0 +1,291 @@
+"""Plant: the simulated end. ``B`` independent copies of one task in one program.
+
+Parameters of all members live in one ``[B, n]`` buffer, ordered site by site. The forward pass is vmapped over leaf
+views of it; since members are independent, the gradient of the summed loss is every member's own, so the backward pass
+is plain autograd, without vmap's cost. Rules that work coordinate by coordinate then update the whole buffer at once.
+
+With ``fast=True`` one step is traced to its tensor operations and compiled; the first call takes about half a minute.
+
+Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member, ``m`` sampled coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from trimtab.errors import TaskError
+from trimtab.features import Features
+from trimtab.helm import select
+from trimtab.knobs import Panel
+from trimtab.layout import Layout
+from trimtab.probe import SAMPLE, STATISTICS, Probe
+from trimtab.rules import Rule, Slots, tangents
+from trimtab.signals import is_reading
+from trimtab.task import Batch, Split, Task
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The members' state between two steps; nothing in it is changed in place.
+
+    Attributes:
+        weights: ``[B, n]`` parameters, site by site.
+        slots: the rule's memory; for an elementwise rule one set, else one for each parameter.
+        buffers: ``[B, ...]`` the network's buffers (batch norm's statistics), by name.
+    """
+
+    weights: Tensor
+    slots: tuple[Slots, ...]
+    buffers: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a reading needs of the step before it.
+
+    Attributes:
+        weight: ``[B, m]`` sampled weights of the last step looked at.
+        grad: ``[B, m]`` its sampled gradient.
+        first: ``[B, m]`` the weights before the first step.
+        tangents: ``[K, B, n]`` d weights / d value of the last step; None where not asked for.
+    """
+
+    weight: Tensor
+    grad: Tensor
+    first: Tensor
+    tangents: Tensor | None = None
+
+
+class Plant:
+    """Trains ``B`` members of a task under a rule, one step at a time.
+
+    Args:
+        task: the problem.
+        rule: the optimizer's twin.
+        panel: the knobs; hyperparameters without a knob keep the rule's defaults.
+        sites: for each site its parameters' names; None: one site of all. See :func:`trimtab.sites.sites_of`.
+        every: steps between readings.
+        needs: what the controller needs; ``"hypergrad"`` makes readings carry it.
+        fast: compile the step.
+        device: where members live.
+        dtype: of parameters and data.
+        sample: the most coordinates measured of a site.
+
+    Raises:
+        TaskError: a knob is unknown to the rule, or the sites do not hold every parameter once.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        rule: Rule,
+        panel: Panel,
+        *,
+        sites: Sequence[Sequence[str]] | None = None,
+        every: int = 10,
+        needs: frozenset[str] = frozenset(),
+        fast: bool = False,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        sample: int = SAMPLE,
+    ) -> None:
+        self.task, self.rule, self.panel, self.every = task, rule, panel, every
+        self.device, self.dtype, self._fast = torch.device(device), dtype, fast
+        self._needs_hypergrad = "hypergrad" in needs
+        self.module = task.build(0).to(self.device, dtype)
+        unknown = [name for name in panel.names if name not in rule.defaults]
+        if unknown:
+            raise TaskError(f"Rule {rule.name!r} has no hyperparameters {unknown}, only {sorted(rule.defaults)}.")
+        shapes = {name: p.shape for name, p in self.module.named_parameters()}
+        self.sites = tuple(tuple(site) for site in (sites if sites is not None else [list(shapes)]))
+        self._layout = Layout(shapes, self.sites, self.device)
+        self._probe = Probe(self._layout.per_site, self.device, sample)
+        rest = {name: v for name, v in rule.defaults.items() if name not in panel.names}
+        self._constants = {n: torch.tensor(v, dtype=dtype, device=self.device) for n, v in rest.items()}
+        self._step_fn: Callable[..., Any] = self._step
+        self._spread_of: tuple[Tensor, list[Tensor]] | None = None
+
+    def start(self, seeds: Sequence[int]) -> Copies:
+        """Build the members.
+
+        Args:
+            seeds: one a member; member ``b`` begins with the weights of ``task.build(seeds[b])``.
+
+        Returns:
+            Their state before the first step.
+        """
+        modules = [self.task.build(seed) for seed in seeds]
+        rows = [self._layout.flat({name: p.detach() for name, p in m.named_parameters()}) for m in modules]
+        weights = torch.stack(rows).to(self.device, self.dtype)
+        buffers = {
+            name: torch.stack([dict(module.named_buffers())[name] for module in modules]).to(self.device)
+            for name, _ in self.module.named_buffers()
+        }
+        buffers = {name: b.to(self.dtype) if b.is_floating_point() else b for name, b in buffers.items()}
+        return Copies(weights, tuple(self.rule.start(part) for part in self._parts(weights)), buffers)
+
+    def step(
+        self, copies: Copies, values: Tensor, batch: Batch, number: int, look: Look | None
+    ) -> tuple[Copies, Tensor, Look | None, dict[str, Tensor] | None]:
+        """Take optimizer step `number`.
+
+        Args:
+            copies: the members before it.
+            values: ``[B, S, K]`` knob values.
+            batch: each member's examples.
+            number: the step, from 1.
+            look: what the last step left for a reading.
+
+        Returns:
+            The members after it; ``[B]`` losses at the weights before it; what it leaves for a reading; and, at a
+            reading, the statistics by name, ``[B, S]`` each (``hypergrad`` ``[B, S, K]``).
+        """
+        spread = self._spread(values)
+        if self._fast and self._step_fn == self._step:
+            self._step_fn = _compiled(self._step, (copies, spread, batch))
+        weights, slots, buffers, losses, grad = self._step_fn(
+            copies.weights, copies.slots, copies.buffers, spread, batch
+        )
+        after = Copies(weights, slots, buffers)
+        reading = None
+        if is_reading(number, self.every):
+            look, reading = self._read(copies, grad, look)
+        if is_reading(number + 1, self.every):
+            look = self._look(copies, grad, spread, look)
+        return after, losses, look, reading
+
+    def features(self) -> Features:
+        """Give the features for these sites: relative depth by order, share by size."""
+        sizes = [b - a for a, b in self._layout.bounds]
+        depth = [i / max(1, len(sizes) - 1) if len(sizes) > 1 else 0.5 for i in range(len(sizes))]
+        return Features(self.panel, tuple(depth), tuple(size / sum(sizes) for size in sizes))
+
+    def split(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Give a whole split on the plant's device, in its dtype."""
+        x, y = (part.to(self.device) for part in self.task.data(split))
+        return (
+            x.to(self.dtype) if x.is_floating_point() else x,
+            y.to(self.dtype) if y.is_floating_point() else y,
+        )
+
+    def select(self, mask: Tensor, yes: Copies, no: Copies) -> Copies:
+        """Choose member by member between two states; `mask` is ``[B]`` bool."""
+        fields = ("weights", "slots", "buffers")
+        return Copies(*(select(mask, getattr(yes, name), getattr(no, name)) for name in fields))
+
+    @torch.no_grad()
+    def evaluate(self, copies: Copies, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""
+        self.module.eval()
+        params = self._layout.leaves(copies.weights)
+
+        def one(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            def model(*args: Any) -> Tensor:
+                output: Tensor = functional_call(self.module, (params, buffers), args)
+                return output
+
+            batch = Batch(*data)
+            return self.task.loss(model, batch), self.task.score(model, batch)
+
+        losses, scores = vmap(one)(params, copies.buffers)
+        self.module.train()
+        return losses, scores
+
+    def _parts(self, weights: Tensor) -> list[Tensor]:
+        return [weights] if self.rule.elementwise else list(self._layout.leaves(weights).values())
+
+    def _spread(self, values: Tensor) -> list[Tensor]:
+        """Bring values to the buffer's form; kept while they are the same tensor, for they change at decisions only."""
+        if self._spread_of is None or self._spread_of[0] is not values:
+            self._spread_of = (values, self._layout.spread(values.to(self.device, self.dtype)))
+        return self._spread_of[1]
+
+    def _values(self, spread: Sequence[Tensor], part: int) -> dict[str, Tensor]:
+        """Give every hyperparameter, broadcastable against one part of the buffer."""
+        named = dict(zip(self.panel.names, spread, strict=True))
+        if not self.rule.elementwise:
+            named = {name: self._layout.of_parameter(v, part) for name, v in named.items()}
+        return self._constants | named
+
+    def _update(self, weights: Tensor, slots: tuple[Slots, ...], grad: Tensor, spread: Sequence[Tensor]) -> Any:
+        parts = zip(self._parts(grad), slots, self._parts(weights), strict=True)
+        done = [self.rule.update(g, s, w, self._values(spread, i)) for i, (g, s, w) in enumerate(parts)]
+        new = done[0][0] if self.rule.elementwise else torch.cat([w.flatten(1) for w, _ in done], 1)
+        return new, tuple(s for _, s in done)
+
+    def _step(
+        self,
+        weights: Tensor,
+        slots: tuple[Slots, ...],
+        buffers: dict[str, Tensor],
+        spread: Sequence[Tensor],
+        batch: Batch,
+    ) -> tuple[Tensor, tuple[Slots, ...], dict[str, Tensor], Tensor, Tensor]:
+        leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}
+        buffers = {name: b.clone() for name, b in buffers.items()}
+
+        def one(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+            def model(*args: Any) -> Tensor:
+                output: Tensor = functional_call(self.module, (params, buffers), args)
+                return output
+
+            return self.task.loss(model, batch)
+
+        with torch.enable_grad():
+            losses = vmap(one, in_dims=(0, 0, _axes(batch)))(leaves, buffers, batch)
+            grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        grad = torch.cat([g.flatten(1) for g in grads], 1)
+        with torch.no_grad():
+            new, slots = self._update(weights, slots, grad, spread)
+        return new, slots, buffers, losses.detach(), grad
+
+    def _look(self, copies: Copies, grad: Tensor, spread: Sequence[Tensor], look: Look | None) -> Look:
+        weight = self._sample(copies.weights)
+        made = Look(weight, self._sample(grad), weight if look is None else look.first)
+        if not self._needs_hypergrad:
+            return made
+        parts = zip(self._parts(grad), copies.slots, self._parts(copies.weights), strict=True)
+        rows = [
+            tangents(self.rule, g, s, w, self._values(spread, i), self.panel.names).flatten(2)
+            for i, (g, s, w) in enumerate(parts)
+        ]
+        return replace(made, tangents=torch.cat(rows, 2))
+
+    def _read(self, copies: Copies, grad: Tensor, look: Look | None) -> tuple[Look, dict[str, Tensor]]:
+        weight, sampled = self._sample(copies.weights), self._sample(grad)
+        if look is None:
+            look = Look(weight, torch.zeros_like(sampled), weight)
+        measured = self._probe.measure(weight, sampled, look.weight, look.grad, look.first)
+        reading = dict(zip(STATISTICS, measured.unbind(1), strict=True))
+        if self._needs_hypergrad:
+            shape = (len(grad), len(self.sites), len(self.panel))
+            reading["hypergrad"] = (
+                torch.zeros(shape, dtype=torch.float64, device=self.device)
+                if look.tangents is None
+                else self._layout.per_site_sums((look.tangents * grad).to(torch.float64)).permute(1, 2, 0)
+            )
+        return look, reading
+
+    def _sample(self, flat: Tensor) -> Tensor:
+        return self._probe.sample(self._layout.pieces(flat))
+
+
+def _axes(batch: Batch) -> Any:
+    """Give vmap's axis of each part of a batch."""
+    return type(batch)(*(None if part is None else 0 for part in batch))  # type: ignore[arg-type]
+
+
+def _compiled(step: Callable[..., Any], example: tuple[Any, ...]) -> Callable[..., Any]:
+    """Trace one step to its tensor operations and compile them (vmap's and autograd's Python work falls away)."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    copies, spread, batch = example
+    traced = make_fx(step)(copies.weights, copies.slots, copies.buffers, spread, batch)
+    compiled: Callable[..., Any] = torch.compile(traced)
+    return compiled

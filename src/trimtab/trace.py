@@ -1,0 +1,249 @@
+"""Trace: what a run recorded, a row per decision and site.
+
+While the run lives, rows are appended to a JSON Lines file, a whole line at a time: after a kill it is readable up to
+the last whole line. When it ends, :meth:`Trace.close` writes the same rows in columns, as Parquet where pyarrow is
+installed, else as npz. The schema is versioned; :func:`read_trace` reads all three.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from trimtab.errors import TraceError
+from trimtab.helm import Decision
+
+SCHEMA = "trimtab-trace-1"
+RECENT = 4096  # rows kept in memory, for `explain`, `metrics` and `report`
+Row = dict[str, Any]
+
+
+class Event(NamedTuple):
+    """What the guard did at a decision.
+
+    Attributes:
+        kind: "", "alarm", "restore" or "gave up".
+        reason: why, in words; "" without an event.
+    """
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What holds for a whole trace.
+
+    Attributes:
+        knobs: the knobs' names.
+        sites: the sites' names.
+        controller: its name.
+        note: the caller's own facts (task, seed, ...), JSON.
+    """
+
+    knobs: tuple[str, ...]
+    sites: tuple[str, ...]
+    controller: str
+    note: dict[str, Any]
+
+
+class Trace:
+    """Records decisions.
+
+    A row has ``step, site, loss, val_loss, event, reason`` and for each knob its value (``lr``), ``position_lr`` and
+    ``move_lr``; floats are None where not finite or not measured, so that every line is plain JSON.
+
+    Args:
+        header: what holds for the whole run.
+        path: the JSON Lines file to append to; None: rows are kept in memory only.
+
+    Raises:
+        TraceError: the file cannot be opened, or holds a trace of other knobs or sites.
+    """
+
+    def __init__(self, header: Header, path: str | Path | None = None) -> None:
+        self.header = header
+        self.rows: deque[Row] = deque(maxlen=RECENT)
+        self.decisions: deque[tuple[int, Decision]] = deque(maxlen=64)
+        self.restores = 0
+        self.decided = 0
+        self._path = None if path is None else Path(path)
+        self._file = None if self._path is None else _opened(self._path, header)
+
+    def add(self, step: int, decision: Decision, used: Tensor, *, event: Event) -> None:
+        """Record one decision; one write and one flush to the operating system.
+
+        Args:
+            step: the optimizer step.
+            decision: what came of its reading; member 0 is recorded.
+            used: ``[S, K]`` knob values that the step used.
+            event: what the guard did.
+
+        Raises:
+            TraceError: the file cannot be written (a full disk): what was written before stays readable.
+        """
+        rows = list(self._rows(step, decision, used, event))
+        self.rows.extend(rows)
+        self.decisions.append((step, decision))
+        self.restores += event.kind in ("restore", "gave up")
+        self.decided += 1
+        if self._file is not None:
+            text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+            try:
+                self._file.write(text.encode())
+            except OSError as error:
+                raise TraceError(
+                    f"The trace {self._path} cannot be written ({error}): free space, or trace=None."
+                ) from (error)
+
+    def close(self) -> Path | None:
+        """End the file and write the rows in columns beside it.
+
+        Returns:
+            The Parquet or npz file; None where there is no file.
+
+        Raises:
+            TraceError: the columns cannot be written; the JSON Lines file stays as it is.
+        """
+        if self._file is None or self._path is None:
+            return None
+        self._file.close()
+        self._file = None
+        header, rows = read_trace(self._path)
+        return _write_columns(self._path, header, rows)
+
+    def _rows(self, step: int, decision: Decision, used: Tensor, event: Event) -> Iterable[Row]:
+        signals = decision.seen.signals
+        val = None if signals.val_loss is None else _plain(float(signals.val_loss[0]))
+        loss = _plain(float(signals.losses[0].mean()))
+        columns = zip(
+            self.header.sites, used.tolist(), decision.position[0].tolist(), decision.move[0].tolist(), strict=True
+        )
+        for site, values, positions, moves in columns:
+            row: Row = {"step": step, "site": site, "loss": loss, "val_loss": val, **event._asdict()}
+            row["event"] = row.pop("kind")
+            for name, value, position, move in zip(self.header.knobs, values, positions, moves, strict=True):
+                row |= {name: _plain(value), f"position_{name}": _plain(position), f"move_{name}": _plain(move)}
+            yield row
+
+
+def read_trace(path: str | Path) -> tuple[Header, list[Row]]:
+    """Read a trace in any of its forms.
+
+    Args:
+        path: a ``.jsonl``, ``.parquet`` or ``.npz`` file. Of a JSON Lines file cut off in the middle of a line, the
+            whole lines are read.
+
+    Returns:
+        The header and the rows.
+
+    Raises:
+        TraceError: it is missing, or no trace of this schema.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TraceError(f"There is no trace at {path}.")
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as columns:
+            return _from_columns(str(columns["header"]), {n: columns[n].tolist() for n in columns if n != "header"})
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        table = parquet.read_table(path)
+        return _from_columns((table.schema.metadata or {}).get(b"trimtab", b"").decode(), table.to_pydict())
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was never finished
+    if not lines:
+        raise TraceError(f"{path} holds no whole line: the run ended before its first decision.")
+    return _header_from(lines[0].decode(errors="replace"), path), [json.loads(line) for line in lines[1:] if line]
+
+
+def _opened(path: Path, header: Header) -> Any:
+    line = (json.dumps({"schema": SCHEMA, **vars(header)}) + "\n").encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.stat().st_size:
+            _mend(path)
+            there = read_trace(path)[0] if path.stat().st_size else header
+            if (there.knobs, there.sites) != (header.knobs, header.sites):
+                raise TraceError(f"{path} traces knobs {there.knobs} at sites {there.sites}, not this run's: move it.")
+        file = path.open("ab", buffering=0)
+        if file.tell() == 0:
+            file.write(line)
+    except OSError as error:
+        raise TraceError(f"The trace {path} cannot be opened ({error}): give another path, or trace=None.") from error
+    return file
+
+
+def _mend(path: Path) -> None:
+    """Cut off a last line that a kill left unfinished."""
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _header_from(text: str, path: Path | str) -> Header:
+    try:
+        fields = json.loads(text)
+        known = fields.pop("schema") == SCHEMA
+        header = Header(tuple(fields["knobs"]), tuple(fields["sites"]), fields["controller"], fields["note"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TraceError(f"{path} is no trace: its first line is no header of schema {SCHEMA}.") from error
+    if not known:
+        raise TraceError(f"{path} is a trace of another schema; this trimtab reads {SCHEMA}.")
+    return header
+
+
+def _from_columns(text: str, columns: dict[str, Sequence[Any]]) -> tuple[Header, list[Row]]:
+    header = _header_from(text, "The file")
+    names = list(columns)
+    rows = [dict(zip(names, entries, strict=True)) for entries in zip(*columns.values(), strict=True)]
+    return header, [{n: _plain(v) if isinstance(v, float) else v for n, v in row.items()} for row in rows]
+
+
+def _write_columns(path: Path, header: Header, rows: list[Row]) -> Path:
+    text = json.dumps({"schema": SCHEMA, **vars(header)})
+    columns = {name: [row.get(name) for row in rows] for name in rows[0]} if rows else {}
+    try:
+        from pyarrow import Table, parquet
+    except ImportError:
+        target = path.with_suffix(".npz")
+        arrays = {name: _array(name, entries) for name, entries in columns.items()}
+        return _replaced(target, lambda file: np.savez_compressed(file, header=np.array(text), **arrays))
+    target = path.with_suffix(".parquet")
+    table = Table.from_pydict(columns).replace_schema_metadata({"trimtab": text})
+    return _replaced(target, lambda file: parquet.write_table(table, file))
+
+
+def _array(name: str, entries: list[Any]) -> Any:
+    if name in ("site", "event", "reason"):
+        return np.array(entries, dtype=np.str_)
+    return np.array(entries, dtype=np.int64 if name == "step" else np.float64)
+
+
+def _replaced(target: Path, write: Any) -> Path:
+    """Write a file as a whole or not at all."""
+    partial = target.with_name(target.name + ".part")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise TraceError(f"{target} cannot be written ({error}); nothing there was changed.") from error
+    return target
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
