@@ -13,6 +13,11 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 from trimtab.controller import Controller
+from trimtab.controllers.ablation import Random, Replay
+from trimtab.controllers.greedy import Greedy
+from trimtab.controllers.hypergradient import HypergradientDescent, KnobDescent
+from trimtab.controllers.plateau import Plateau
+from trimtab.controllers.policy import Policy
 from trimtab.controllers.schedule import WSD, Constant, Linear, OneCycle, WarmupCosine
 from trimtab.errors import TaskError
 
@@ -21,13 +26,32 @@ GROUP = "trimtab.controllers"
 CATALOGUE: dict[str, Callable[[], Controller]] = {
     "constant": Constant,
     "cosine": WarmupCosine,
+    "greedy": Greedy,
+    "hypergradient": HypergradientDescent,
     "linear": Linear,
     "onecycle": OneCycle,
+    "plateau": Plateau,
+    "random": Random,
     "wsd": WSD,
 }
 """Controllers by name, each at its defaults."""
 
-__all__ = ["CATALOGUE", "WSD", "Constant", "Linear", "OneCycle", "WarmupCosine", "controller_named"]
+__all__ = [
+    "CATALOGUE",
+    "WSD",
+    "Constant",
+    "Greedy",
+    "HypergradientDescent",
+    "KnobDescent",
+    "Linear",
+    "OneCycle",
+    "Plateau",
+    "Policy",
+    "Random",
+    "Replay",
+    "WarmupCosine",
+    "controller_named",
+]
 
 
 def controller_named(name: str) -> Controller:

@@ -1,0 +1,299 @@
+"""A learned controller: a small network from features to moves, on top of a schedule.
+
+Weights are shared over sites: a layer-wise controller is the same network at every site. Untaught, its last layer is
+zero, so every move is exactly zero and the run is exactly its schedule.
+
+Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``F`` features, ``H`` hidden units.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.controller import State
+from trimtab.controllers.schedule import SCHEDULES
+from trimtab.errors import KnobError, SignalError, StateError
+from trimtab.features import Features
+from trimtab.knobs import Panel
+from trimtab.signals import Observation
+
+Kind = Literal["mlp", "gru"]
+Weights = Mapping[str, Tensor]
+FORMAT = "trimtab-policy-1"
+
+
+class Spec(TypedDict):
+    """What a policy is, its weights apart; plain data that JSON can hold.
+
+    Attributes:
+        features: the ``F`` features' names, in order.
+        knobs: the ``K`` knobs' names, in order.
+        hidden: ``H``.
+        kind: "mlp" or "gru".
+        prior: the schedule under it, a name in :data:`trimtab.controllers.schedule.SCHEDULES`.
+        reach: moves are within ``[-reach, reach]``, at most 1.
+    """
+
+    features: list[str]
+    knobs: list[str]
+    hidden: int
+    kind: Kind
+    prior: str
+    reach: float
+
+
+class Policy(nn.Module):
+    """Features in, moves out: ``reach * tanh(out(hidden(features)))``.
+
+    "mlp" is ``tanh(W f + b)``; "gru" a gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, as ``torch.nn.GRUCell``)
+    whose memory ``[B, S, H]`` is in the State. `act` is pure and computes in the features' dtype (float64), whatever
+    the weights'. Without a horizon the prior is the constant 1. Differs from the source: nothing.
+
+    Args:
+        spec: what to build; :meth:`for_panel` writes it for you.
+        rng: draws the hidden weights; None for a generator seeded with 0.
+
+    Raises:
+        KnobError: the spec does not hold.
+
+    Example:
+        >>> policy = Policy.for_panel(Panel.of(["lr"]), hidden=8)
+        >>> sorted(name for name, _ in policy.named_parameters())
+        ['hidden_bias', 'hidden_weight', 'out_bias', 'out_weight']
+    """
+
+    name = "policy"
+    needs = frozenset[str]()
+
+    def __init__(self, spec: Spec, rng: torch.Generator | None = None) -> None:
+        super().__init__()
+        _check(spec)
+        self.spec: Spec = cast("Spec", json.loads(json.dumps(spec)))
+        rng = rng or torch.Generator().manual_seed(0)
+        for key, shape in _shapes(self.spec).items():
+            weight = torch.zeros(shape)
+            if key.endswith("weight") and not key.startswith("out"):
+                weight = torch.randn(shape, generator=rng) / math.sqrt(shape[-1])
+            self.register_parameter(key, nn.Parameter(weight))
+
+    @classmethod
+    def for_panel(
+        cls,
+        panel: Panel,
+        hidden: int = 32,
+        *,
+        kind: Kind = "mlp",
+        prior: str = "hold",
+        reach: float = 1.0,
+        rng: torch.Generator | None = None,
+    ) -> Policy:
+        """Make an untaught policy for a panel, on all of its features.
+
+        Args:
+            panel: the knobs to be turned.
+            hidden: ``H``.
+            kind: "mlp", or "gru" for one with a memory.
+            prior: the schedule under it.
+            reach: the largest move, in (0, 1].
+            rng: draws the hidden weights.
+
+        Returns:
+            The policy; it plays its prior until it is taught.
+        """
+        spec = Spec(
+            features=list(Features(panel).names),
+            knobs=list(panel.names),
+            hidden=hidden,
+            kind=kind,
+            prior=prior,
+            reach=reach,
+        )
+        return cls(spec, rng)
+
+    def prior(self, panel: Panel, horizon: int | None) -> Tensor | None:
+        """Give the schedule's ``[T, K]`` factors, or None (the constant 1) without a horizon."""
+        return None if horizon is None else SCHEDULES[self.spec["prior"]]().prior(panel, horizon)
+
+    def start(self, panel: Panel, members: int, sites: int) -> State:
+        """Give the memory to begin with.
+
+        Args:
+            panel: the knobs, which must be those of the spec.
+            members: ``B``.
+            sites: ``S``.
+
+        Returns:
+            ``memory`` ``[B, S, H]`` float64 for "gru", no entry for "mlp".
+
+        Raises:
+            KnobError: the panel's knobs are not those it was made for.
+            StateError: this version's features are not those it was made for.
+        """
+        if list(panel.names) != self.spec["knobs"]:
+            raise KnobError(
+                f"This policy turns the knobs {', '.join(self.spec['knobs'])}, in that order; the panel has "
+                f"{', '.join(panel.names)}."
+            )
+        _check_names(self.spec["features"], Features(panel).names)
+        if self.spec["kind"] == "mlp":
+            return {}
+        return {"memory": torch.zeros(members, sites, self.spec["hidden"], dtype=torch.float64)}
+
+    def act(self, seen: Observation, state: State) -> tuple[Tensor, State]:
+        """Decide with its own weights; see :class:`trimtab.controller.Controller`."""
+        return self.act_with(dict(self.named_parameters()), seen, state)
+
+    def act_with(self, weights: Weights, seen: Observation, state: State) -> tuple[Tensor, State]:
+        """Decide with given weights, one set for all members or one for each; runs under ``torch.func``.
+
+        Args:
+            weights: the parameters by name, each in its own shape, or with a leading ``B``.
+            seen: what there is to know; features that are not numbers count as 0.
+            state: what the last call handed back.
+
+        Returns:
+            ``[B, S, K]`` moves in [-reach, reach], in the features' dtype, and the new memory.
+
+        Raises:
+            SignalError: the features are not as many as the policy's.
+        """
+        wide = len(self.spec["features"])
+        if seen.features.shape[-1] != wide:
+            raise SignalError(f"This policy reads {wide} features, got {seen.features.shape[-1]}.")
+        features = torch.nan_to_num(seen.features, nan=0.0, posinf=0.0, neginf=0.0)
+        if self.spec["kind"] == "mlp":
+            hidden = torch.tanh(self._layer(weights, "hidden", features))
+        else:
+            hidden = self._recur(weights, features, state["memory"].to(features))
+            state = {**state, "memory": hidden}
+        return self.spec["reach"] * torch.tanh(self._layer(weights, "out", hidden)), state
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write spec and weights to a safetensors file; the file is whole or not there.
+
+        Args:
+            path: where to; its folder must exist.
+        """
+        from safetensors.torch import save
+
+        weights = {key: value.detach().cpu().contiguous() for key, value in self.named_parameters()}
+        blob = save(weights, {"format": FORMAT, "spec": json.dumps(self.spec)})
+        target = Path(path)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], features: Sequence[str] | None = None) -> Policy:
+        """Read a policy that `save` wrote.
+
+        Args:
+            path: the file.
+            features: the names that the policy must read, or None to leave that to `start`.
+
+        Returns:
+            The policy, its weights bit for bit.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StateError: the file is damaged or no policy's, or its features are other ones.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no policy at {os.fspath(path)!r}.")
+        spec, weights = _read(path)
+        try:
+            policy = cls(spec)
+        except (KnobError, KeyError, TypeError) as error:
+            raise StateError(f"{os.fspath(path)!r} has a spec that does not hold: {error}") from error
+        shapes = {key: tuple(value.shape) for key, value in weights.items()}
+        if shapes != _shapes(spec):
+            raise StateError(f"{os.fspath(path)!r} has weights {shapes}, its spec asks for {_shapes(spec)}.")
+        if features is not None:
+            _check_names(spec["features"], features)
+        for key in weights:
+            policy.register_parameter(key, nn.Parameter(weights[key]))
+        return policy
+
+    def _layer(self, weights: Weights, key: str, x: Tensor) -> Tensor:
+        """``[B, S, I]`` to ``[B, S, O]`` with weights ``[O, I]`` or ``[B, O, I]``."""
+        weight, bias = weights[f"{key}_weight"].to(x), weights[f"{key}_bias"].to(x)
+        return x @ weight.mT + (bias if bias.ndim == 1 else bias[:, None])
+
+    def _recur(self, weights: Weights, features: Tensor, memory: Tensor) -> Tensor:
+        seen = self._layer(weights, "input", features).chunk(3, -1)
+        kept = self._layer(weights, "memory", memory).chunk(3, -1)
+        reset, keep = torch.sigmoid(seen[0] + kept[0]), torch.sigmoid(seen[1] + kept[1])
+        fresh = torch.tanh(seen[2] + reset * kept[2])
+        return (1 - keep) * fresh + keep * memory
+
+
+def _shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
+    wide, hidden, knobs = len(spec["features"]), spec["hidden"], len(spec["knobs"])
+    layers = {"hidden": (hidden, wide)}
+    if spec["kind"] == "gru":
+        layers = {"input": (3 * hidden, wide), "memory": (3 * hidden, hidden)}
+    layers["out"] = (knobs, hidden)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, shape in layers.items():
+        shapes |= {f"{key}_weight": shape, f"{key}_bias": shape[:1]}
+    return shapes
+
+
+def _check(spec: Spec) -> None:
+    laws = {
+        f"at least one feature, got {spec['features']}": len(spec["features"]) >= 1,
+        f"at least one knob, got {spec['knobs']}": len(spec["knobs"]) >= 1,
+        f"`hidden >= 1`, got {spec['hidden']}": spec["hidden"] >= 1,
+        f"`kind` 'mlp' or 'gru', got {spec['kind']!r}": spec["kind"] in {"mlp", "gru"},
+        f"`prior` one of {', '.join(SCHEDULES)}, got {spec['prior']!r}": spec["prior"] in SCHEDULES,
+        f"`reach` in (0, 1], got {spec['reach']}": 0 < spec["reach"] <= 1,
+    }
+    for law, holds in laws.items():
+        if not holds:
+            raise KnobError(f"A policy needs {law}.")
+
+
+def _check_names(own: Sequence[str], given: Sequence[str]) -> None:
+    if list(own) == list(given):
+        return
+    gone, new = [n for n in own if n not in given], [n for n in given if n not in own]
+    change = f"missing now: {', '.join(gone) or 'none'}; unknown to it: {', '.join(new) or 'none'}"
+    raise StateError(
+        f"This policy was taught on {len(own)} features and there are {len(given)} ({change}; the order counts): use "
+        f"the version of trimtab that it was saved with, or teach it anew."
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Spec, dict[str, Tensor]]:
+    """Give a file's spec and weights, or a StateError."""
+    from safetensors import SafetensorError, safe_open
+
+    where = os.fspath(path)
+    try:
+        with cast("Any", safe_open)(where, framework="pt") as file:
+            header, names = file.metadata() or {}, file.keys()
+            weights = {key: file.get_tensor(key) for key in names}
+    except SafetensorError as error:
+        raise StateError(f"{where!r} is damaged, or no safetensors file: {error}.") from error
+    if header.get("format") != FORMAT:
+        raise StateError(f"{where!r} is no policy of this version: format {header.get('format')!r}, not {FORMAT!r}.")
+    try:
+        return cast("Spec", json.loads(header["spec"])), weights
+    except (KeyError, ValueError) as error:
+        raise StateError(f"{where!r} has no readable spec: {error}.") from error

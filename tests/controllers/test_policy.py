@@ -1,0 +1,204 @@
+"""A policy is its prior until taught, takes weights per member, and survives a file."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trimtab.controllers import Policy, controller_named
+from trimtab.controllers.schedule import SCHEDULES
+from trimtab.errors import KnobError, SignalError, StateError
+from trimtab.features import Features
+from trimtab.knobs import Panel
+
+F64 = torch.float64
+PANEL = Panel.of(["lr", "weight_decay"])
+KINDS = ("mlp", "gru")
+
+
+def _taught(kind, seed=0, reach=1.0):
+    rng = torch.Generator().manual_seed(seed)
+    policy = Policy.for_panel(PANEL, 6, kind=kind, reach=reach, rng=rng)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=rng))
+    return policy
+
+
+def _readings(reading, members=3, sites=2, count=4):
+    rng = torch.Generator().manual_seed(1)
+    position = torch.rand(members, sites, 2, generator=rng, dtype=F64)
+    return [reading(PANEL, position, 1 + n, rng=rng) for n in range(count)]
+
+
+def _moves(policy, seens, weights=None):
+    members, sites = seens[0].position.shape[:2]
+    state, moves = policy.start(PANEL, members, sites), []
+    for seen in seens:
+        move, state = policy.act(seen, state) if weights is None else policy.act_with(weights, seen, state)
+        moves.append(move)
+    return torch.stack(moves)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_untaught_it_is_exactly_its_prior(reading, kind):
+    """A new policy's moves are zero to the bit and its factors those of the schedule it names."""
+    policy = Policy.for_panel(PANEL, kind=kind, prior="cosine")
+    moves = _moves(policy, _readings(reading))
+    assert torch.equal(moves, torch.zeros(4, 3, 2, 2, dtype=F64))
+    assert torch.equal(policy.prior(PANEL, 50), controller_named("cosine").prior(PANEL, 50))
+    assert torch.equal(Policy.for_panel(PANEL).prior(PANEL, 50), SCHEDULES["hold"]().prior(PANEL, 50))
+    assert policy.prior(PANEL, None) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moves_are_bounded_by_reach(reading, kind):
+    """However large the weights, moves stay within reach, in float64."""
+    policy = _taught(kind, reach=0.5)
+    with torch.no_grad():
+        policy.out_weight.mul_(1e3)
+    moves = _moves(policy, _readings(reading))
+    assert moves.dtype == F64
+    assert 0.4 < moves.abs().max().item() <= 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_per_member_are_policies_per_member(reading, member, kind):
+    """With a leading B on its weights, member b moves as the policy that has those weights alone."""
+    policies = [_taught(kind, seed) for seed in range(3)]
+    stacked = {name: torch.stack([dict(p.named_parameters())[name] for p in policies]) for name, _ in
+               policies[0].named_parameters()}  # fmt: skip
+    seens = _readings(reading)
+    together = _moves(policies[0], seens, stacked)
+    for b, policy in enumerate(policies):
+        alone = _moves(policy, [member(seen, b) for seen in seens])
+        torch.testing.assert_close(together[:, b : b + 1], alone, rtol=0, atol=1e-13)
+        assert alone.abs().max().item() > 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_may_carry_a_gradient_under_func(reading, kind):
+    """torch.func differentiates and vmaps through act_with; autograd reaches the parameters through act."""
+    policy, seens = _taught(kind), _readings(reading, count=2)
+    weights = {name: weight.detach() for name, weight in policy.named_parameters()}
+
+    def total(w):
+        return _moves(policy, seens, w).sum()
+
+    grads = torch.func.grad(total)(weights)
+    _moves(policy, seens).sum().backward()
+    for name, weight in policy.named_parameters():
+        torch.testing.assert_close(grads[name], weight.grad, rtol=1e-4, atol=1e-5)
+    many = {name: torch.stack([w, 2 * w]) for name, w in weights.items()}
+    totals = torch.func.vmap(total)(many)
+    torch.testing.assert_close(totals[0], total(weights))
+
+
+def test_a_gru_is_torchs_cell(reading):
+    """The recurrent kind is torch.nn.GRUCell and a linear layer, step after step."""
+    policy, seens = _taught("gru"), _readings(reading)
+    cell = torch.nn.GRUCell(len(policy.spec["features"]), 6, dtype=F64)
+    names = {"weight_ih": "input_weight", "weight_hh": "memory_weight", "bias_ih": "input_bias",
+             "bias_hh": "memory_bias"}  # fmt: skip
+    with torch.no_grad():
+        for theirs, ours in names.items():
+            getattr(cell, theirs).copy_(getattr(policy, ours))
+    memory, moves = torch.zeros(6, 6, dtype=F64), _moves(policy, seens)
+    for n, seen in enumerate(seens):
+        memory = cell(seen.features.reshape(6, -1), memory)
+        expected = torch.tanh(memory @ policy.out_weight.double().T + policy.out_bias.double())
+        torch.testing.assert_close(moves[n].reshape(6, 2), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_gives_back_the_same_policy(reading, tmp_path, kind):
+    """Saved and loaded, spec and weights are the same to the bit, and no other file is left behind."""
+    policy, path = _taught(kind, reach=0.75), tmp_path / "policy.safetensors"
+    policy.save(path)
+    policy.save(path)
+    loaded = Policy.load(path, features=Features(PANEL).names)
+    assert loaded.spec == policy.spec == json.loads(json.dumps(policy.spec))
+    for (name, weight), (other, read) in zip(policy.named_parameters(), loaded.named_parameters(), strict=True):
+        assert name == other
+        assert torch.equal(weight, read)
+        assert read.requires_grad
+    seens = _readings(reading)
+    assert torch.equal(_moves(policy, seens), _moves(loaded, seens))
+    assert [file.name for file in tmp_path.iterdir()] == ["policy.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    """When the disk fails half way, the last policy is still whole and nothing else is left."""
+    path = tmp_path / "policy.safetensors"
+    _taught("mlp").save(path)
+    before = path.read_bytes()
+
+    def fail(_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        _taught("mlp", 1).save(path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+def test_a_truncated_file_is_told(tmp_path, share):
+    """A file cut anywhere is a StateError that names it."""
+    path = tmp_path / "policy.safetensors"
+    _taught("mlp").save(path)
+    blob = path.read_bytes()
+    path.write_bytes(blob[: int(share * len(blob))])
+    with pytest.raises(StateError, match=r"policy\.safetensors.* is damaged"):
+        Policy.load(path)
+
+
+def test_a_foreign_file_is_told(tmp_path):
+    """Weights of something else, a broken spec and shapes that do not fit are StateErrors; no file is none."""
+    path, policy = tmp_path / "other.safetensors", _taught("mlp")
+    weights = {name: weight.detach() for name, weight in policy.named_parameters()}
+    head = {"format": "trimtab-policy-1"}
+    cases = [
+        ({"w": torch.zeros(2)}, None, "is no policy"),
+        (weights, head, "no readable spec"),
+        (weights, head | {"spec": "{"}, "no readable spec"),
+        (weights, head | {"spec": "[]"}, "spec that does not hold"),
+        (weights, head | {"spec": json.dumps({**policy.spec, "kind": "oracle"})}, "spec that does not hold"),
+        (weights, head | {"spec": json.dumps({**policy.spec, "hidden": 7})}, "its spec asks for"),
+    ]
+    for tensors, metadata, message in cases:
+        save_file(tensors, path, metadata)
+        with pytest.raises(StateError, match=message):
+            Policy.load(path)
+    with pytest.raises(FileNotFoundError):
+        Policy.load(tmp_path / "none.safetensors")
+
+
+def test_other_features_are_told(tmp_path, reading):
+    """A policy of other features is refused by name at load and at start, one of another width when it acts."""
+    policy = _taught("mlp")
+    policy.save(tmp_path / "p")
+    names = [*policy.spec["features"][1:], "moon_phase"]
+    with pytest.raises(StateError, match=r"missing now: trend_fast; unknown to it: moon_phase"):
+        Policy.load(tmp_path / "p", features=names)
+    odd = Policy({**policy.spec, "features": names})
+    with pytest.raises(StateError, match="moon_phase"):
+        odd.start(PANEL, 1, 1)
+    small = Policy({**policy.spec, "features": names[:3]})
+    with pytest.raises(SignalError, match="reads 3 features"):
+        small.act(_readings(reading, count=1)[0], {})
+    with pytest.raises(KnobError, match="lr, weight_decay"):
+        policy.start(Panel.of(["lr"]), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"kind": "lstm"}, "kind"), ({"hidden": 0}, "hidden"), ({"prior": "moon"}, "prior"), ({"reach": 1.5}, "reach"),
+     ({"knobs": []}, "knob"), ({"features": []}, "feature")],
+)  # fmt: skip
+def test_a_spec_that_does_not_hold_is_refused(change, message):
+    """A spec outside its range is a KnobError that names the field."""
+    with pytest.raises(KnobError, match=message):
+        Policy({**_taught("mlp").spec, **change})
