@@ -71,7 +71,7 @@ def modules(node: ast.AST, home: tuple[str, ...]) -> list[tuple[str, ...]]:
         start = home[: len(home) - node.level + 1] if node.level else ()
         parts = start + tuple(node.module.split(".") if node.module else ())
         # `from trimtab import knobs` reaches for a module, `from trimtab import Knob` for the top of the house.
-        return [(*parts, a.name) if len(parts) == 1 and a.name in FLOOR else parts for a in node.names]
+        return list({(*parts, a.name) if len(parts) == 1 and a.name in FLOOR else parts: None for a in node.names})
     if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if called in {"import_module", "__import__"} and isinstance(node.args[0].value, str):
@@ -172,7 +172,7 @@ def test_an_import_of_a_lower_floor_or_of_its_own_folder_is_allowed(text: str, t
 def test_neighbours_on_one_floor_may_not_import_each_other(tmp_path: Path) -> None:
     """Two entries of the same floor are strangers, unless SAME_FLOOR_OK says otherwise."""
     file = house(tmp_path, "plant.py", "from trimtab.gauge import Gauge")
-    assert ["on floor 3 imports 'gauge' on floor 3"] == [
+    assert ["on floor 4 imports 'gauge' on floor 4"] == [
         text.split(" ", 1)[1].split(":")[0] for text in complaints(file, tmp_path / "trimtab")
     ]
 

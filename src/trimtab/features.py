@@ -64,25 +64,24 @@ class Features:
         """Give the memory before the first reading, each with leading ``B``."""
         sites = len(self.share)
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(members, *shape, dtype=torch.float64)
+        def full(value: float, *shape: int) -> Tensor:
+            return torch.full((members, *shape), value, dtype=torch.float64)
 
-        history = torch.full((members, sites, len(RUN) + len(SITE), HISTORY), math.nan, dtype=torch.float64)
         return {
-            "means": zeros(len(SPANS)),
-            "weight": zeros(len(SPANS)),
-            "noise_sq": zeros(),
-            "noise_weight": zeros(),
-            "best": torch.full((members,), math.inf, dtype=torch.float64),
-            "first": torch.full((members,), math.nan, dtype=torch.float64),
-            "val": torch.full((members, 3), math.nan, dtype=torch.float64),  # last, one before, best
-            "last_step": zeros(),
-            "grad_log": zeros(sites, 2),
-            "grad_weight": zeros(sites, 2),
-            "snr": zeros(sites, 2),
-            "path": zeros(sites, 4),  # sum |u|, max drift, sum |p|^2, D-Adaptation's numerator
-            "history": history,
-            "seen": zeros(),
+            "means": full(0, len(SPANS)),
+            "weight": full(0, len(SPANS)),
+            "noise_sq": full(0),
+            "noise_weight": full(0),
+            "best": full(math.inf),
+            "first": full(math.nan),
+            "val": full(math.nan, 3),  # last, one before, best
+            "last_step": full(0),
+            "grad_log": full(0, sites, 2),
+            "grad_weight": full(0, sites, 2),
+            "snr": full(0, sites, 2),
+            "path": full(0, sites, 4),  # sum |u|, max drift, sum |p|^2, D-Adaptation's numerator
+            "history": full(math.nan, sites, len(RUN) + len(SITE), HISTORY),
+            "seen": full(0),
         }
 
     def see(
