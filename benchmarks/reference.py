@@ -53,7 +53,8 @@ def main() -> None:
     for name in parser.parse_args().tasks:
         task = task_named(name)
         row = measure_exactly(task) if isinstance(task, Quadratic) else measure(task)
-        _append(RESULTS / "reference.jsonl", row)
+        if not _is_known(row):
+            _append(RESULTS / "reference.jsonl", row)
         print(json.dumps({k: row[k] for k in ("task", "lr", "val_loss", "test_metric", "seconds")}))
 
 
@@ -62,11 +63,13 @@ def measure(task: Task) -> dict[str, Any]:
     made: list[dict[str, Any]] = []
 
     def final_loss(lr: float) -> float:
-        made.extend(_run_once(task, lr, seed) for seed in CHOOSING)
-        return statistics.fmean(run["val_loss"] for run in made[-len(CHOOSING) :])
+        runs = [_run_once(task, lr, seed) for seed in CHOOSING]
+        made.extend(runs)
+        losses = [run["val_loss"] for run in runs]
+        return math.inf if None in losses else statistics.fmean(losses)
 
     chosen = {lr: final_loss(lr) for lr in GRIDS[task.optimizer]}
-    best = min(chosen, key=lambda lr: _or_infinity(chosen[lr]))
+    best = min(chosen, key=lambda lr: chosen[lr])
     runs = [_run_once(task, best, seed) for seed in MEASURING]
     seconds = sum(run["seconds"] for run in made + runs)
     return _row(task, chosen, seconds) | {
@@ -120,7 +123,7 @@ def train(task: Task, lr: float, seed: int) -> tuple[float, float]:
         noise = None if task.noise_shape is None else torch.rand(task.batch_size, *task.noise_shape, generator=rng)
         loss = task.loss(model, Batch(x[chosen], y[chosen], noise))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval()
     with torch.no_grad():
@@ -146,21 +149,30 @@ def _run_once(task: Task, lr: float, seed: int) -> dict[str, Any]:
             return row
     begin = time.perf_counter()
     val_loss, test_metric = train(task, lr, seed)
-    row = key | {"val_loss": val_loss, "test_metric": test_metric, "seconds": time.perf_counter() - begin}
+    scores = {"val_loss": _or_none(val_loss), "test_metric": _or_none(test_metric)}
+    row = key | scores | {"seconds": time.perf_counter() - begin}
     _append(path, row)
     return row
 
 
-def _or_infinity(loss: float) -> float:
-    """Order a value at which a run diverged behind all others."""
-    return loss if math.isfinite(loss) else math.inf
+def _is_known(row: dict[str, Any]) -> bool:
+    """Say whether the results hold this row already, found at another time."""
+    path = RESULTS / "reference.jsonl"
+    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    same = ("task", "optimizer", "schedule", "steps", "batch_size", "lr_grid", "torch", "val_loss", "test_metric")
+    return any(all(other.get(name) == row[name] for name in same) for other in known)
+
+
+def _or_none(value: float) -> float | None:
+    """Give null, which JSON has, for the loss of a run that diverged."""
+    return value if math.isfinite(value) else None
 
 
 def _row(task: Task, chosen: dict[float, float], seconds: float) -> dict[str, Any]:
     """Give what a task's row says whatever the task."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _ask("git", "describe", "--always", "--dirty"),
+        "commit": _commit(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, 1 thread",
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -170,8 +182,8 @@ def _row(task: Task, chosen: dict[float, float], seconds: float) -> dict[str, An
         "steps": task.horizon,
         "batch_size": task.batch_size,
         "lr_grid": [float(f"{lr:.6g}") for lr in chosen],
-        "grid_val_loss": [chosen[lr] for lr in chosen],
-        "lr": float(f"{min(chosen, key=lambda lr: _or_infinity(chosen[lr])):.6g}"),
+        "grid_val_loss": [_or_none(chosen[lr]) for lr in chosen],
+        "lr": float(f"{min(chosen, key=lambda lr: chosen[lr]):.6g}"),
         "metric": task.metric,
         "seconds": round(seconds, 2),
         "command": "python benchmarks/reference.py " + " ".join(sys.argv[1:]),
@@ -187,13 +199,17 @@ def _append(path: Path, row: dict[str, Any]) -> None:
     """Add one line of JSON."""
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def _ask(*command: str) -> str:
-    """Give what a command prints, or "unknown"."""
-    done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+def _commit() -> str:
+    """Give the commit, with "-dirty" where a file that this depends on differs from it; "unknown" without git."""
+    depends = ("src/trimtab/task.py", "src/trimtab/tasks", "src/trimtab/datasets.py", "benchmarks/reference.py")
+    head, changes = (
+        subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
+        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", *depends))
+    )
+    return head + ("-dirty" if changes else "") if head else "unknown"
 
 
 def _processor() -> str:
