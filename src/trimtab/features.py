@@ -150,7 +150,6 @@ def _run_level(signals: Signals, memory: Memory) -> tuple[Tensor, Memory]:
     """``[B, R]`` features of the loss and the validation loss, and their new memory."""
     losses = signals.losses.to(torch.float64)
     finite = losses.abs() < HUGE
-    bad_share = 1 - finite.to(torch.float64).mean(1)
     means, weight = _moving_means(losses, finite, memory)
     level = means / weight.clamp_min(TINY)
     first = torch.where(memory["first"].isnan() & finite[:, 0], losses[:, 0], memory["first"])
@@ -158,29 +157,14 @@ def _run_level(signals: Signals, memory: Memory) -> tuple[Tensor, Memory]:
     best = torch.minimum(memory["best"], torch.where(weight[:, 0] > 0, level[:, 0], math.inf))
     spread = (noise_sq / noise_weight.clamp_min(TINY)).sqrt()
     val = _val_memory(signals, memory)
-    columns = [
-        _log_ratio(level[:, 0], level[:, 1]),
-        _log_ratio(level[:, 1], level[:, 2]),
-        _log_ratio(level[:, 2], level[:, 3]),
-        _log_ratio(spread, level[:, 1].abs()),
-        _log_ratio(level[:, 0], best),
-        _log_ratio(level[:, 0], first),
-        bad_share,
-        _log_ratio(val[:, 0], level[:, 1]),
-        _log_ratio(val[:, 0], val[:, 1]),
-        _log_ratio(val[:, 0], val[:, 2]),
-    ]
-    new = {
-        "means": means,
-        "weight": weight,
-        "noise_sq": noise_sq,
-        "noise_weight": noise_weight,
-        "best": best,
-        "first": first,
-        "val": val,
-        "last_step": signals.step.to(torch.float64),
-    }
-    return torch.stack(columns, -1), new
+    fast, mid = level[:, 0], level[:, 1]
+    above = torch.stack([fast, mid, level[:, 2], spread, fast, fast, val[:, 0], val[:, 0], val[:, 0]], -1)
+    below = torch.stack([mid, level[:, 2], level[:, 3], mid.abs(), best, first, mid, val[:, 1], val[:, 2]], -1)
+    ratios = _log_ratio(above, below)
+    bad_share = 1 - finite.to(torch.float64).mean(1, keepdim=True)
+    new = {"means": means, "weight": weight, "noise_sq": noise_sq, "noise_weight": noise_weight, "best": best}
+    new |= {"first": first, "val": val, "last_step": signals.step.to(torch.float64)}
+    return torch.cat([ratios[:, :6], bad_share, ratios[:, 6:]], -1), new
 
 
 def _moving_means(losses: Tensor, finite: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
@@ -218,47 +202,48 @@ def _site_level(signals: Signals, lr: Tensor, memory: Memory) -> tuple[Tensor, M
     """``[B, S, Q]`` features of gradients, updates and weights, and their new memory."""
     s = signals
     steps = (s.step.to(torch.float64) - memory["last_step"]).clamp_min(1)[:, None]
-    grad, update = s.grad_sq.sqrt(), s.update_sq.sqrt()
-    grad_log, grad_weight, level = _grad_levels(s, steps, memory)
-    keep = 0.8
-    snr = keep * memory["snr"] + (1 - keep) * torch.stack(
-        [_zero_bad(s.grad_dot_last_grad / s.grad_sq), _zero_bad((s.grad_sq + s.last_grad_sq) / (2 * s.grad_sq))], -1
-    )
-    path, dog, dadapt = _classical(s, lr, steps, memory["path"])
+    squares = torch.stack([s.grad_sq, s.update_sq, s.weight_sq, s.drift_sq, s.last_grad_sq], -1)
+    grad, update, _, drift, last_grad = (norms := squares.sqrt()).unbind(-1)
+    logs = _half_log(squares)
+    grad_log, grad_weight, level = _grad_levels(s, logs[..., 0], steps, memory)
+    noise = torch.stack([s.grad_dot_last_grad, (s.grad_sq + s.last_grad_sq) / 2], -1) / s.grad_sq[..., None]
+    snr = memory["snr"] + 0.2 * (_zero_bad(noise) - memory["snr"])
+    path, dog, dadapt = _classical(s, lr, norms, steps, memory["path"])
     gain = s.last_grad_dot_update - s.grad_dot_update  # |u|^2 times the curvature along the last update
     moved = (s.update_sq > 0) & (s.last_grad_sq > 0)
+    loss = s.loss[:, None].to(gain).expand_as(gain)
+    along = s.last_grad_dot_update
+    secant, polyak = _log_ratio(torch.stack([along, loss]), torch.stack([gain, along])).unbind()
     # where the curvature is not positive the line goes down without end: the furthest ratio allowed
-    secant = torch.where(gain > 0, _log_ratio(s.last_grad_dot_update, gain), LIMIT)
+    secant = torch.where(gain > 0, secant, LIMIT)
     columns = [
         s.grad_dot_update / (grad * update),
-        s.grad_dot_last_grad / (grad * s.last_grad_sq.sqrt()),
-        _half_log(s.update_sq / s.weight_sq) / math.log(10) + 3,
-        _half_log(s.grad_sq) - level[..., 0],
+        s.grad_dot_last_grad / (grad * last_grad),
+        (logs[..., 1] - logs[..., 2]) / math.log(10) + 3,
+        logs[..., 0] - level[..., 0],
         level[..., 0] - level[..., 1],
         snr[..., 0] / snr[..., 1].clamp_min(TINY),
-        _half_log(s.drift_sq / s.weight_sq) / math.log(10) + 1,
-        torch.log10((s.drift_sq.sqrt() / path[..., 0]).clamp_min(1e-10)) + 1,
+        (logs[..., 3] - logs[..., 2]) / math.log(10) + 1,
+        torch.log10((drift / path[..., 0]).clamp_min(1e-10)) + 1,
         dog,
         dadapt,
         torch.where(moved, secant, 0.0),
-        torch.where(moved, _log_ratio(s.loss[:, None].to(gain), s.last_grad_dot_update) / 2, 0.0),
+        torch.where(moved, polyak / 2, 0.0),
     ]
-    new = {"grad_log": grad_log, "grad_weight": grad_weight, "snr": snr, "path": path}
-    return torch.stack(columns, -1), new
+    return torch.stack(columns, -1), {"grad_log": grad_log, "grad_weight": grad_weight, "snr": snr, "path": path}
 
 
-def _grad_levels(s: Signals, steps: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+def _grad_levels(s: Signals, log: Tensor, steps: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
     """Carry two moving means (32 and 256 steps) of ``log |g|``: ``[B, S, 2]`` sums, weights, levels."""
-    log = _half_log(s.grad_sq)
-    known = ((s.grad_sq > 0) & s.grad_sq.isfinite()).to(torch.float64)
-    log = torch.where(known > 0, log, 0.0)
+    known = (s.grad_sq > 0) & s.grad_sq.isfinite()
+    log = torch.where(known, log, 0.0)
     keep = torch.exp(-steps[..., None] / steps.new_tensor([32.0, 256.0]))
     sums = memory["grad_log"] * keep + (1 - keep) * log[..., None]
     weight = memory["grad_weight"] * keep + (1 - keep) * known[..., None]
     return sums, weight, sums / weight.clamp_min(TINY)
 
 
-def _classical(s: Signals, lr: Tensor, steps: Tensor, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _classical(s: Signals, lr: Tensor, norms: Tensor, steps: Tensor, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compare the rate in use with those that DoG and D-Adaptation would choose, in the update's own geometry.
 
     With ``p = u / lr`` the direction an optimizer takes at rate 1 (the gradient for plain SGD), DoG (Ivgi et al. 2023,
@@ -270,23 +255,17 @@ def _classical(s: Signals, lr: Tensor, steps: Tensor, path: Tensor) -> tuple[Ten
     Returns:
         The new path ``[B, S, 4]`` and the two log-ratios ``[B, S]``, 0 until the run has moved.
     """
-    update, drift, grad = s.update_sq.sqrt(), s.drift_sq.sqrt(), s.grad_sq.sqrt()
-    toward = _zero_bad(update * s.grad_dot_drift / grad)
-    path = torch.stack(
-        [
-            path[..., 0] + steps * _zero_bad(update),
-            torch.maximum(path[..., 1], _zero_bad(drift)),
-            path[..., 2] + steps * _zero_bad(s.update_sq / lr**2),
-            path[..., 3] + steps * toward,
-        ],
-        -1,
-    )
-    scale = _half_log(path[..., 2]) + torch.log(lr.clamp_min(TINY))
-    moved = path[..., 2] > 0
-    dog = torch.where(moved, torch.log(path[..., 1].clamp_min(TINY)) - scale, 0.0)
-    distance = (path[..., 3] / drift).clamp_min(TINY)
-    dadapt = torch.where(moved & (path[..., 3] > 0), torch.log(distance) - scale, 0.0)
-    return path, dog, dadapt
+    grad, update, _, drift, _ = norms.unbind(-1)
+    toward = update * s.grad_dot_drift / grad
+    parts = _zero_bad(torch.stack([update, s.update_sq / lr**2, toward, drift], -1))
+    walked, steep, gained = (path[..., (0, 2, 3)] + steps[..., None] * parts[..., :3]).unbind(-1)
+    furthest = torch.maximum(path[..., 1], parts[..., 3])
+    scale = _half_log(steep) + torch.log(lr.clamp_min(TINY))
+    moved = steep > 0
+    dog, dadapt = torch.log(torch.stack([furthest, gained / drift]).clamp_min(TINY)).unbind()
+    dog = torch.where(moved, dog - scale, 0.0)
+    dadapt = torch.where(moved & (gained > 0), dadapt - scale, 0.0)
+    return torch.stack([walked, furthest, steep, gained], -1), dog, dadapt
 
 
 def _zero_bad(x: Tensor) -> Tensor:

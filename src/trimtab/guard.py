@@ -58,8 +58,9 @@ class Guard:
         margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.
         cut: factor on the learning rate per try.
         tries: restores without a new snapshot in between, after which the guard gives up.
-        spacing: a new snapshot is due when at least this share of the steps so far has passed since the last, so that
-            snapshots cost less and less, and a restore never loses more than about this share of the run.
+        spacing: a new snapshot is due when this share of the steps so far has passed since the last, so that early ones
+            lie close and later ones cost little ...
+        longest: ... or this many steps. A restore loses no more than that, and what passed since the last reading.
         in_checkpoint: whether ``Pilot.state_dict`` carries the snapshot (exact resume in the middle of trouble) or
             leaves it out (a smaller checkpoint; after a load the loaded weights are the snapshot).
 
@@ -70,15 +71,19 @@ class Guard:
     margin: float = math.e**1.2 - 1
     cut: float = 0.25
     tries: int = 10
-    spacing: float = 1 / 32
+    spacing: float = 1 / 8
+    longest: int = 256
     in_checkpoint: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not (self.margin > 0 and 0 < self.cut < 1 and self.tries >= 1 and 0 <= self.spacing < 1):
+        if not (
+            self.margin > 0 and 0 < self.cut < 1 and self.tries >= 1 and 0 <= self.spacing < 1 and self.longest >= 1
+        ):
             raise KnobError(
-                "A guard needs `margin > 0`, `0 < cut < 1`, `tries >= 1` and `0 <= spacing < 1`, got "
-                f"margin={self.margin}, cut={self.cut}, tries={self.tries}, spacing={self.spacing}."
+                "A guard needs `margin > 0`, `0 < cut < 1`, `tries >= 1`, `0 <= spacing < 1` and `longest >= 1`, got "
+                f"margin={self.margin}, cut={self.cut}, tries={self.tries}, spacing={self.spacing}, "
+                f"longest={self.longest}."
             )
 
     def start(self, members: int) -> Memory:
@@ -104,7 +109,9 @@ class Guard:
     def is_due(self, step: Tensor, memory: Memory) -> Tensor:
         """Say for which members ``[B]`` the state before step ``step`` ``[B]`` should be held ready as a snapshot."""
         apart = step - memory["kept_at"]
-        return ((memory["kept_at"] == 0) | (apart >= self.spacing * step)) & ~memory["gave_up"]
+        return ((memory["kept_at"] == 0) | (apart >= (self.spacing * step).clamp(max=self.longest))) & ~memory[
+            "gave_up"
+        ]
 
     def check(self, signals: Signals, memory: Memory) -> tuple[Verdict, Memory]:
         """Judge a reading.

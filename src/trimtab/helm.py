@@ -94,11 +94,16 @@ class Helm:
 
     def values_at(self, state: HelmState, step: int) -> Tensor:
         """Give ``[B, S, K]``: the values for optimizer step `step` (from 1), the controller's prior included."""
+        return self.values_over(state, step, step)[0]
+
+    def values_over(self, state: HelmState, first: int, last: int) -> Tensor:
+        """Give ``[W, B, S, K]``: the values for steps `first` to `last`, if no decision came between."""
         values: Tensor = state["values"]
         if self.prior is None:
-            return values
-        factors = self.prior[min(step, len(self.prior)) - 1].to(values.device)
-        return self.panel.scaled(values, factors.expand_as(values))
+            return values.expand(last - first + 1, *values.shape)
+        rows = torch.arange(first - 1, last).clamp(max=len(self.prior) - 1)
+        factors = self.prior[rows][:, None, None].to(values.device)
+        return self.panel.scaled(values.expand(len(rows), *values.shape), factors.expand(-1, *values.shape))
 
     def steer(self, signals: Signals, state: HelmState) -> tuple[Decision, HelmState]:
         """Judge a reading and decide.

@@ -58,10 +58,9 @@ class Linkage:
         rows = [[present[g][k] for k, g in enumerate(references)] for references in self._references]
         return torch.tensor(rows, dtype=torch.float64)
 
-    def write(self, values: Tensor) -> None:
-        """Set ``[S, K]`` values: each group gets its base, changed as its site's value is from the start."""
-        starts = self.start.tolist()
-        for site, row, start in zip(self.sites, values.tolist(), starts, strict=True):
+    def write(self, values: Sequence[Sequence[float]]) -> None:
+        """Set ``[S][K]`` values: each group gets its base, changed as its site's value is from the start."""
+        for site, row, start in zip(self.sites, values, self.start.tolist(), strict=True):
             for g in site:
                 for k, knob in enumerate(self.panel):
                     self._put(g, knob, _changed(knob, self.base[g][k], row[k], start[k]))

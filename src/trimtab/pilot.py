@@ -27,6 +27,7 @@ from trimtab.gauge import Gauge
 from trimtab.guard import REASONS
 from trimtab.helm import Decision, Helm, is_restored, reason_of
 from trimtab.linkage import Linkage
+from trimtab.signals import is_reading
 from trimtab.snapshot import Snapshot
 from trimtab.trace import Event, Trace
 
@@ -79,9 +80,10 @@ class Pilot(LRScheduler):
         self.last_epoch = 0  # optimizer steps begun, counted in the hook
         self._answered = 0  # the step that `step` was last called for
         self._skipped = 0
-        self._now = linkage.start  # [S, K] values of the step to come
-        self._write(1)
-        self._last_lr = [*self._lrs()]
+        self._now = linkage.start.tolist()  # [S][K] values of the step to come
+        self._ahead: list[list[list[float]]] = []  # [W][S][K] values of the steps up to the next reading
+        self._plan(1)
+        self._write()
         hook = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]  # torch's is untyped
         self._hook = optimizer.register_step_pre_hook(hook)
 
@@ -108,12 +110,13 @@ class Pilot(LRScheduler):
             self._linkage.restore()
             self._schedule.step()
             self._linkage.base = self._linkage.present()
-        self._write(number + 1)
-        self._last_lr = [*self._lrs()]
+        if not self._ahead:
+            self._plan(number + 1)
+        self._write()
 
     def get_last_lr(self) -> list[float]:  # type: ignore[override]  # torch says float | Tensor; trainers log floats
         """Give each group's learning rate of the step to come, as floats."""
-        return [float(lr) for lr in self._last_lr]
+        return [float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group]
 
     def get_lr(self) -> list[float]:  # type: ignore[override]  # as above
         """Give the same as `get_last_lr`."""
@@ -123,7 +126,7 @@ class Pilot(LRScheduler):
         """Give what a logger wants now: knobs per site, decisions, restores, skipped steps, features by name."""
         from trimtab.report import metrics_of
 
-        return metrics_of(self._helm, self._state, self._now, self.trace, skipped=self._skipped)
+        return metrics_of(self._helm, self._state, self._used(), self.trace, skipped=self._skipped)
 
     def explain(self, last: int = 5) -> str:
         """Say in words what the last decisions did and why.
@@ -154,8 +157,8 @@ class Pilot(LRScheduler):
         A wrapped schedule is the user's to step again from here on.
         """
         self.is_enabled = False
-        self._linkage.restore()
-        self._last_lr = [*self._lrs()]
+        if self.mode == "act":
+            self._linkage.restore()
         self._hook.remove()
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,8 +199,8 @@ class Pilot(LRScheduler):
             self._schedule.load_state_dict(state_dict["schedule"])
         if self._snapshot is not None:
             self._snapshot.load(state_dict["snapshot"] or None)
-        self._write(self._answered + 1)
-        self._last_lr = [*self._lrs()]
+        self._plan(self._answered + 1)
+        self._write()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Measure before each update; the optimizer's own hook, so it fires under every wrapper."""
@@ -220,7 +223,7 @@ class Pilot(LRScheduler):
         return not self.optimizer.state and all(float(group.get("lr", 1)) == 0 for group in self.optimizer.param_groups)
 
     def _decide(self, number: int) -> None:
-        used = self._now if self._schedule is None else self._linkage.read()
+        used = self._used()
         signals = self._gauge.read(number, used, self._validation(number))
         before = self._state
         decision, self._state = self._helm.steer(signals, self._state)
@@ -229,6 +232,7 @@ class Pilot(LRScheduler):
             self._state = self._state | kept
         elif self._snapshot is not None and decision.verdict is not None:
             self._obey(decision)
+        self._ahead = []
         self.trace.add(number, decision, used, event=self._event(decision))
 
     def _obey(self, decision: Decision) -> None:
@@ -251,17 +255,26 @@ class Pilot(LRScheduler):
             return None
         return float(self._validate()) if number % self._validate_every == 0 else math.nan
 
-    def _write(self, number: int) -> None:
-        """Set the values of step `number`, where they are not what is set already."""
-        if self.mode != "act" or not self.is_enabled:
-            return
-        now = self._helm.values_at(self._state, number)[0]
-        if self._schedule is not None or not torch.equal(now, self._now):
+    def _used(self) -> Tensor:
+        """``[S, K]`` values that are set now."""
+        if self.mode != "act" or self._schedule is not None or not self.is_enabled:
+            return self._linkage.read()
+        return torch.tensor(self._now, dtype=torch.float64)
+
+    def _plan(self, first: int) -> None:
+        """Work out the values of all steps up to the next reading at once; they cannot change before it."""
+        last = first
+        while not is_reading(last, self.every):
+            last += 1
+        rows = self._helm.values_over(self._state, first, last)[:, 0].tolist()
+        self._ahead = rows[::-1]
+
+    def _write(self) -> None:
+        """Set the values of the step to come, where they are not what is set already."""
+        now = self._ahead.pop()
+        if self.mode == "act" and self.is_enabled and (self._schedule is not None or now != self._now):
             self._linkage.write(now)
         self._now = now
-
-    def _lrs(self) -> list[float]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group]
 
 
 def _single(loss: Tensor | float | None) -> Tensor | float:

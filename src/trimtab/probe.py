@@ -28,6 +28,9 @@ STATISTICS = (
     "last_grad_sq",
     "grad_dot_drift",
 )
+# the statistics as entries of the Gram matrix of (gradient, weight, update, drift, last gradient)
+_LEFT = (0, 1, 2, 3, 0, 0, 4, 4, 0)
+_RIGHT = (0, 1, 2, 3, 2, 4, 2, 4, 3)
 
 
 class Probe:
@@ -88,12 +91,10 @@ class Probe:
         """
         wide = torch.float32 if weight.device.type == "mps" else torch.float64
         w, g, w_last, g_last, w_first = (t.to(wide) for t in (weight, grad, last_weight, last_grad, first))
-        update, drift = w_last - w, w_first - w
-        left = torch.stack([g, w, update, drift, g, g, g_last, g_last, g], 1)
-        right = torch.stack([g, w, update, drift, update, g_last, update, g_last, drift], 1)
-        products = left.mul_(right)
-        sums = torch.stack([products[:, :, a:b].sum(-1) for a, b in self._bounds], -1)
-        return sums * self._scales.to(wide)
+        rows = torch.stack([g, w, w_last - w, w_first - w, g_last], 1)  # [B, 5, m]
+        sites = [rows[:, :, a:b] for a, b in self._bounds]
+        grams = torch.stack([site @ site.transpose(1, 2) for site in sites], -1)  # [B, 5, 5, S]
+        return grams[:, _LEFT, _RIGHT] * self._scales.to(wide)
 
 
 def _choose(
