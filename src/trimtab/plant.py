@@ -150,7 +150,7 @@ class Plant:
         if self._fast and self._step_fn == self._step:
             self._step_fn = _compiled(self._step, (copies, spread, batch))
         weights, slots, buffers, losses, grad = self._step_fn(
-            copies.weights, copies.slots, copies.buffers, spread, batch
+            copies.weights, copies.slots, copies.buffers, list(spread), tuple(batch) if self._fast else batch
         )
         after = Copies(weights, slots, buffers)
         reading = None
@@ -286,6 +286,10 @@ def _compiled(step: Callable[..., Any], example: tuple[Any, ...]) -> Callable[..
     from torch.fx.experimental.proxy_tensor import make_fx
 
     copies, spread, batch = example
-    traced = make_fx(step)(copies.weights, copies.slots, copies.buffers, spread, batch)
+
+    def free(weights: Tensor, slots: Any, buffers: Any, spread: Any, batch: Any) -> Any:
+        return step(weights, slots, buffers, spread, Batch(*batch))
+
+    traced = make_fx(free)(copies.weights, copies.slots, copies.buffers, list(spread), tuple(batch))
     compiled: Callable[..., Any] = torch.compile(traced)
     return compiled

@@ -90,8 +90,11 @@ class Probe:
             ``[B, 9, S]`` float64 (float32 where the device has no float64), scaled up to the whole site.
         """
         wide = torch.float32 if weight.device.type == "mps" else torch.float64
-        w, g, w_last, g_last, w_first = (t.to(wide) for t in (weight, grad, last_weight, last_grad, first))
-        rows = torch.stack([g, w, w_last - w, w_first - w, g_last], 1)  # [B, 5, m]
+        rows = torch.empty(len(weight), 5, self.width, dtype=wide, device=weight.device)
+        parts = (grad, weight, last_weight, first, last_grad)
+        for row, part in enumerate(parts):
+            rows[:, row] = part
+        rows[:, 2:4] -= rows[:, 1:2]
         sites = [rows[:, :, a:b] for a, b in self._bounds]
         grams = torch.stack([site @ site.transpose(1, 2) for site in sites], -1)  # [B, 5, 5, S]
         return grams[:, _LEFT, _RIGHT] * self._scales.to(wide)
