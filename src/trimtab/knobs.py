@@ -67,6 +67,8 @@ class Knob:
             raise KnobError(f"A log scale needs `low > 0` {where}: give a small positive low, or scale='linear'.")
         if self.scale == "one_minus_log" and self.high >= 1:
             raise KnobError(f"A one_minus_log scale needs `high < 1` {where}.")
+        if not (math.isfinite(self.span) and self.span > 0):
+            raise KnobError(f"A range must not be too wide or too narrow for float64 {where}.")
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise KnobError(f"`rate > 0` must hold for knob {self.name!r}, got rate={self.rate}.")
         if (self.get is None) != (self.set is None):
