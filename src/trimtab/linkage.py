@@ -46,7 +46,11 @@ class Linkage:
         self.base = self.present()
         self._references = [[self._reference(knob, k, site) for k, knob in enumerate(panel)] for site in self.sites]
         self.start = self.read()  # [S, K]
-        _separate_tensors(optimizer.param_groups, panel)
+        _separate_tensors(optimizer.param_groups, panel, keep_first=False)
+        if isinstance(optimizer, torch.optim.Optimizer):  # a checkpoint may bring one tensor for several groups
+            optimizer.register_load_state_dict_post_hook(
+                lambda loaded: _separate_tensors(loaded.param_groups, panel, keep_first=True)
+            )
 
     def present(self) -> list[list[float]]:
         """Give ``[G][K]``: what each group's knobs are set to now."""
@@ -115,17 +119,20 @@ def read_field(group: dict[str, Any], name: str) -> Any:
 
 def write_field(group: dict[str, Any], name: str, value: float) -> None:
     """Set a hyperparameter of a parameter group; a tensor is filled in place."""
+    field = read_field(group, name)
+    if isinstance(field, Tensor):
+        field.fill_(value)
+    else:
+        _replace_field(group, name, value)
+
+
+def _replace_field(group: dict[str, Any], name: str, entry: float | Tensor) -> None:
     if name in BETAS and "betas" in group:
         betas = list(group["betas"])
-        if isinstance(betas[BETAS[name]], Tensor):
-            betas[BETAS[name]].fill_(value)
-        else:
-            betas[BETAS[name]] = value
-            group["betas"] = type(group["betas"])(betas)
-    elif isinstance(group[name], Tensor):
-        group[name].fill_(value)
+        betas[BETAS[name]] = entry
+        group["betas"] = type(group["betas"])(betas)
     else:
-        group[name] = value
+        group[name] = entry
 
 
 def _value(group: dict[str, Any], index: int, knob: Knob) -> float:
@@ -142,23 +149,26 @@ def _value(group: dict[str, Any], index: int, knob: Knob) -> float:
 
 
 def _changed(knob: Knob, base: float, value: float, start: float) -> float:
+    """Change a group's base as its site's value is changed; not beyond the bounds that the base keeps itself."""
     if value == start:
         return base
-    if knob.scale == "linear":
-        return base + (value - start)
     if base == start:
         return value
-    return 1 - (1 - base) * ((1 - value) / (1 - start)) if knob.scale == "one_minus_log" else base * (value / start)
+    if knob.scale == "log":
+        return base * (value / start)
+    turned = base + (value - start) if knob.scale == "linear" else 1 - (1 - base) * ((1 - value) / (1 - start))
+    return min(max(turned, min(knob.low, base)), max(knob.high, base))
 
 
-def _separate_tensors(groups: list[dict[str, Any]], panel: Panel) -> None:
-    """Give each group its own tensor where several share one: the caller's and the defaults' too."""
+def _separate_tensors(groups: list[dict[str, Any]], panel: Panel, *, keep_first: bool) -> None:
+    """Give each group its own tensor where several share one; without `keep_first` also where the caller holds it."""
+    seen: set[int] = set()
     for group in groups:
         for knob in panel:
-            if knob.get is not None:
+            field = read_field(group, knob.name) if knob.get is None else None
+            if not isinstance(field, Tensor):
                 continue
-            if knob.name in BETAS and "betas" in group:
-                betas = group["betas"]
-                group["betas"] = type(betas)([b.clone() if isinstance(b, Tensor) else b for b in betas])
-            elif isinstance(group[knob.name], Tensor):
-                group[knob.name] = group[knob.name].clone()
+            if not keep_first or id(field) in seen:
+                field = field.clone()
+                _replace_field(group, knob.name, field)
+            seen.add(id(field))
