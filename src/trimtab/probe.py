@@ -52,17 +52,20 @@ class Probe:
             raise SignalError(f"Every site needs at least one parameter, got sizes {[list(site) for site in sizes]}.")
         self._index: list[Tensor | None] = []  # one per parameter; None: all of it
         self._bounds: list[tuple[int, int]] = []
-        scales = []
+        roots = []
         end = 0
         for number, site in enumerate(sizes):
             begin = end
-            for index, taken in _choose(site, sample, number, device):
+            for size, (index, taken) in zip(site, _choose(site, sample, number, device), strict=True):
                 self._index.append(index)
+                roots.append(torch.full((taken,), (size / max(1, taken)) ** 0.5, dtype=torch.float64))
                 end += taken
             self._bounds.append((begin, end))
-            scales.append(sum(site) / (end - begin))
         self.width = end  # m
-        self._scales = torch.tensor(scales, dtype=torch.float64, device=device)
+        # each coordinate stands for as many as its own parameter has to one sampled: small ones are seen more densely
+        self._wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        is_whole = all(index is None for index in self._index)
+        self._roots = None if is_whole else torch.cat(roots).to(device, self._wide)  # [m]
 
     def sample(self, tensors: Sequence[Tensor]) -> Tensor:
         """Take the sampled coordinates.
@@ -89,15 +92,16 @@ class Probe:
         Returns:
             ``[B, 9, S]`` float64 (float32 where the device has no float64), scaled up to the whole site.
         """
-        wide = torch.float32 if weight.device.type == "mps" else torch.float64
-        rows = torch.empty(len(weight), 5, self.width, dtype=wide, device=weight.device)
+        rows = torch.empty(len(weight), 5, self.width, dtype=self._wide, device=weight.device)
         parts = (grad, weight, last_weight, first, last_grad)
         for row, part in enumerate(parts):
             rows[:, row] = part
         rows[:, 2:4] -= rows[:, 1:2]
+        if self._roots is not None:
+            rows *= self._roots
         sites = [rows[:, :, a:b] for a, b in self._bounds]
         grams = torch.stack([site @ site.transpose(1, 2) for site in sites], -1)  # [B, 5, 5, S]
-        return grams[:, _LEFT, _RIGHT] * self._scales.to(wide)
+        return grams[:, _LEFT, _RIGHT]
 
 
 def _choose(
@@ -111,6 +115,6 @@ def _choose(
     chosen: list[tuple[Tensor | None, int]] = []
     for size in sizes:
         take = min(size, max(1, round(sample * size / total)))
-        index = torch.randint(size, (take,), generator=rng).sort().values.to(device)
+        index = torch.randint(max(1, size), (take,), generator=rng).sort().values.to(device)
         chosen.append((None, size) if take == size else (index, take))
     return chosen
