@@ -1,0 +1,290 @@
+"""Laws of the guard: what it fires on, what it lets pass, how far it cuts, what it keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trimtab.errors import KnobError
+from trimtab.guard import EXPLODED, FINE, NOT_FINITE, Guard, Verdict
+from trimtab.signals import Signals, is_reading
+
+F64 = torch.float64
+EVERY = 10
+
+
+def reading(step: int, losses: Tensor | Sequence[float], grad_sq: Any = 1.0, weight_sq: Any = 1.0) -> Signals:
+    """Make a reading of members ``[B, W]`` losses, one site."""
+    losses = torch.as_tensor(losses, dtype=F64)
+    losses = losses if losses.dim() == 2 else losses[None]
+    members = len(losses)
+
+    def column(value: Any) -> Tensor:
+        return torch.as_tensor(value, dtype=F64).reshape(-1, 1).expand(members, 1)
+
+    zero = torch.zeros(members, 1, dtype=F64)
+    return Signals(
+        step=torch.full((members,), step),
+        losses=losses,
+        values=torch.full((members, 1, 1), 0.1, dtype=F64),
+        grad_sq=column(grad_sq),
+        weight_sq=column(weight_sq),
+        **dict.fromkeys(("update_sq", "drift_sq", "last_grad_sq"), zero),
+        **dict.fromkeys(("grad_dot_update", "grad_dot_last_grad", "last_grad_dot_update", "grad_dot_drift"), zero),
+    )
+
+
+def windows(course: Tensor) -> list[tuple[int, Tensor]]:
+    """Cut a course of losses ``[B, T]`` into the windows of its readings, each with its step."""
+    cut, begin = [], 0
+    for step in range(1, course.shape[1] + 1):
+        if is_reading(step, EVERY):
+            cut.append((step, course[:, begin:step]))
+            begin = step
+    return cut
+
+
+def judged(course: Any, guard: Guard | None = None) -> list[Verdict]:
+    """Judge a course of losses ``[B, T]`` or ``[T]`` reading by reading."""
+    course = torch.as_tensor(course, dtype=F64)
+    course = course if course.dim() == 2 else course[None]
+    guard = guard or Guard()
+    memory = guard.start(len(course))
+    verdicts = []
+    for step, window in windows(course):
+        verdict, memory = guard.check(reading(step, window), memory)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def reasons(verdicts: list[Verdict]) -> list[int]:
+    """List the first member's reasons."""
+    return [int(verdict.reason[0]) for verdict in verdicts]
+
+
+def noise(steps: int, seed: int = 0, members: int = 8) -> Tensor:
+    """Draw ``[members, steps]`` normal noise."""
+    return torch.randn(members, steps, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+T = torch.arange(1000, dtype=F64)
+FALLING = 0.1 + 2.2 * torch.exp(-T / 200)
+ORDINARY = {
+    "cross-entropy with noise": FALLING + 0.1 * noise(1000),
+    "noise in proportion": FALLING * torch.exp(0.3 * noise(1000, 1)),
+    "heavy-tailed batches": FALLING * torch.exp(0.5 * noise(1000, 2)),
+    "a loss that crosses zero": 3 - 6 * (1 - torch.exp(-T / 300)) + 0.5 * noise(1000, 3),
+    "a loss below zero throughout": -2 - 3 * (1 - torch.exp(-T / 300)) + 0.3 * noise(1000, 4),
+    "a regression loss that falls to 1e-8": 10 ** (-8 * T / 1000) * torch.exp(0.5 * noise(1000, 5)),
+    "a plateau with noise only": 2.3 + 0.02 * noise(1000, 6),
+    "a constant": torch.full((1, 1000), 0.7, dtype=F64),
+    "zero": torch.zeros(1, 1000, dtype=F64),
+    "a slow rise (overfitting)": 0.5 + 0.001 * T + 0.05 * noise(1000, 8),
+    "a warm-up's bump": 2.3 + torch.exp(-(((T - 30) / 20) ** 2)) + 0.1 * noise(1000, 9),
+}
+
+
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_ordinary_noise_raises_no_alarm(kind: str) -> None:
+    """A thousand steps of an ordinary course are fine at every reading."""
+    verdicts = judged(ORDINARY[kind])
+    assert not any(bool(verdict.reason.any()) for verdict in verdicts)
+    assert not any(bool(verdict.restore.any()) for verdict in verdicts)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_an_explosion_is_seen_at_its_first_reading(kind: str, scale: float) -> None:
+    """After 500 ordinary steps a loss that doubles at every step is caught within two readings."""
+    course = ORDINARY[kind][:1, :520].clone() * scale
+    size = (course[0, :500].amax() - course[0, :500].amin() + course[0, :500].abs().amax()).clamp_min(1e-3 * scale)
+    course[0, 500:] += size * 2.0 ** torch.arange(1, 21)
+    found = reasons(judged(course))
+    assert FINE == max(found[:-2])
+    assert EXPLODED in found[-2:]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_is_seen(bad: float) -> None:
+    """One bad loss anywhere in a reading's window is enough; NaN beside a finite gradient is a loss nobody told."""
+    guard = Guard()
+    memory = guard.start(1)
+    for step in (1, 2, 4, 7):
+        _, memory = guard.check(reading(step, [1.0]), memory)
+    gradient = math.nan if math.isnan(bad) else 1.0
+    verdict, _ = guard.check(reading(10, [1.0, bad, 1.0], grad_sq=gradient), memory)
+    assert NOT_FINITE == int(verdict.reason)
+    assert bool(verdict.restore)
+
+
+@pytest.mark.parametrize("field", ["grad_sq", "weight_sq"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_gradients_and_weights_that_are_no_numbers_are_seen(field: str, bad: float) -> None:
+    """A finite loss does not excuse them."""
+    guard = Guard()
+    _, memory = guard.check(reading(1, [1.0]), guard.start(1))
+    verdict, _ = guard.check(reading(2, [1.0], **{field: bad}), memory)
+    assert NOT_FINITE == int(verdict.reason)
+
+
+def test_a_loss_that_nobody_told_is_no_failure() -> None:
+    """Where the caller gives no loss (NaN) and gradients are finite, the guard lets the run go."""
+    verdicts = judged(torch.full((1, 100), math.nan))
+    assert FINE == max(reasons(verdicts))
+    assert bool(verdicts[0].keep)
+
+
+def test_the_first_bad_batch_is_forgiven() -> None:
+    """After three good readings something not finite restores without a cut; the next failure cuts."""
+    course = torch.ones(1, 60, dtype=F64)
+    course[0, 15] = math.inf
+    verdicts = judged(course)
+    (lucky,) = [verdict for verdict in verdicts if bool(verdict.reason)]
+    assert bool(lucky.restore)
+    assert 1.0 == float(lucky.cut)
+    course[0, 25] = math.inf  # in the window of the very next reading
+    first, second = [verdict for verdict in judged(course) if bool(verdict.reason)]
+    assert (1.0, 0.25) == (float(first.cut), float(second.cut))
+
+
+def test_an_explosion_is_not_forgiven() -> None:
+    """A loss that exploded cuts at once, also after good readings."""
+    course = torch.ones(1, 50, dtype=F64)
+    course[0, 40:] = 1e6
+    (verdict,) = [verdict for verdict in judged(course) if bool(verdict.reason)]
+    assert EXPLODED == int(verdict.reason)
+    assert 0.25 == float(verdict.cut)
+
+
+def test_too_few_good_readings_forgive_nothing() -> None:
+    """A bad batch at the third reading cuts."""
+    (verdict, *_) = [v for v in judged([1.0, 1.0, 1.0, math.inf]) if bool(v.reason)]
+    assert 0.25 == float(verdict.cut)
+
+
+@pytest.mark.parametrize("cut", [0.25, 0.5, 0.01])
+def test_each_try_cuts_further(cut: float) -> None:
+    """Failures without a new snapshot cut by cut, cut**2, cut**3, ... of the snapshot's rate."""
+    guard = Guard(cut=cut, tries=4)
+    verdicts = judged([1.0] + [math.inf] * 9 + [math.inf] * 20, guard)
+    assert pytest.approx([cut**n for n in range(1, 6)]) == [float(v.cut) for v in verdicts[1:6]]
+
+
+def test_it_gives_up_when_the_tries_are_used_up() -> None:
+    """The reading after `tries` failures restores a last time and gives up; later readings are left alone."""
+    verdicts = judged([1.0] + [math.inf] * 99, Guard(tries=3))
+    assert [False, False, False, False, True, True, True] == [bool(v.gave_up) for v in verdicts[:7]]
+    assert [False, True, True, True, True, False, False] == [bool(v.restore) for v in verdicts[:7]]
+    assert not any(bool(v.reason) or bool(v.keep) for v in verdicts[5:])
+
+
+def test_a_snapshot_makes_the_tries_new() -> None:
+    """After a failure, three good readings and a new snapshot the count of tries and cuts begins again."""
+    course = torch.ones(1, 400, dtype=F64)
+    course[0, 100:110] = 1e6
+    course[0, 300:310] = 1e6
+    cuts = [float(v.cut) for v in judged(course, Guard(tries=1)) if bool(v.reason)]
+    assert [0.25, 0.25] == cuts
+    assert not any(bool(v.gave_up) for v in judged(course, Guard(tries=1)))
+
+
+def test_the_first_state_is_kept_whatever_its_loss() -> None:
+    """There is no other to go back to: a first reading that is bad keeps, and restores nothing."""
+    first, second, *_ = judged([math.inf] * 10)
+    assert (True, False) == (bool(first.keep), bool(first.restore))
+    assert (False, True) == (bool(second.keep), bool(second.restore))
+    assert float(second.cut) < 1
+
+
+def test_a_bad_reading_is_never_kept() -> None:
+    """After the first, keep and restore exclude each other, and keep needs a good reading."""
+    course = torch.where(noise(400, 3, 4) > 2.5, math.inf, FALLING[:400])
+    for verdict in judged(course)[1:]:
+        assert not bool((verdict.keep & (verdict.restore | (verdict.reason != FINE))).any())
+
+
+@pytest.mark.parametrize(("spacing", "longest"), [(1 / 8, 256), (1 / 32, 256), (0.5, 100), (0.0, 256)])
+def test_snapshots_are_spaced(spacing: float, longest: int) -> None:
+    """A snapshot is kept at the first reading when `spacing` of the steps, or `longest`, has passed since the last."""
+    guard = Guard(spacing=spacing, longest=longest)
+    course = torch.ones(1, 2000, dtype=F64)
+    kept = [step for (step, _), v in zip(windows(course), judged(course, guard), strict=True) if bool(v.keep)]
+    steps = [step for step, _ in windows(course)]
+    last, expected = 0, []
+    for step in steps:
+        if last == 0 or step - last >= min(spacing * step, longest):
+            expected.append(step)
+            last = step
+    assert expected == kept
+    assert 1 == kept[0]
+
+
+def test_what_is_kept_was_due() -> None:
+    """`is_due`, asked before the step, tells whenever `check` keeps after it: so the state is at hand."""
+    guard, course = Guard(), ORDINARY["noise in proportion"]
+    memory = guard.start(len(course))
+    for step, window in windows(course):
+        due = guard.is_due(torch.full((len(course),), step), memory)
+        verdict, memory = guard.check(reading(step, window), memory)
+        assert not bool((verdict.keep & ~due).any())
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_loss_s_unit_does_not_matter(scale: float) -> None:
+    """A loss a thousand times smaller or larger gets the same verdicts, failures included."""
+    course = (FALLING * torch.exp(0.5 * noise(1000, 2)))[:, :300].clone()
+    course[:4, 150:] *= 1.5 ** torch.arange(150)
+    course[4, 77] = math.inf
+    plain, scaled = judged(course), judged(course * scale)
+    assert any(bool(verdict.restore.any()) for verdict in plain)
+    for one, other in zip(plain, scaled, strict=True):
+        for name in ("keep", "restore", "cut", "reason", "gave_up"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_members_are_judged_apart() -> None:
+    """B members get the verdicts of B runs of one."""
+    course = (FALLING * torch.exp(0.5 * noise(1000, 2)))[:, :300].clone()
+    course[:4, 150:] *= 1.5 ** torch.arange(150)
+    course[4, 77] = math.inf
+    course[5, :] = math.nan
+    together = judged(course)
+    for b in range(len(course)):
+        for one, all_ in zip(judged(course[b]), together, strict=True):
+            for name in ("keep", "restore", "cut", "reason", "gave_up"):
+                assert torch.equal(getattr(one, name), getattr(all_, name)[b : b + 1])
+
+
+def test_a_bad_reading_does_not_move_the_level() -> None:
+    """What exploded is not taken into the means: the next reading is judged by the level from before."""
+    guard = Guard()
+    memory = guard.start(1)
+    for step in (1, 2, 4, 7, 10):
+        _, memory = guard.check(reading(step, [1.0]), memory)
+    _, after = guard.check(reading(20, [1e9]), memory)
+    for name in ("fast", "slow", "noise", "first", "best"):
+        assert torch.equal(memory[name], after[name])
+
+
+def test_check_changes_nothing_in_place() -> None:
+    """The memory handed in stays as it was."""
+    guard = Guard()
+    _, memory = guard.check(reading(1, [1.0]), guard.start(1))
+    before = {name: value.clone() for name, value in memory.items()}
+    guard.check(reading(2, [math.inf]), memory)
+    assert all(torch.equal(before[name], memory[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"margin": 0.0}, {"cut": 1.0}, {"cut": 0.0}, {"tries": 0}, {"spacing": 1.0}, {"spacing": -0.1}, {"longest": 0}],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
+    """The error states the law and all the values."""
+    with pytest.raises(KnobError, match=r"A guard needs `margin > 0`, `0 < cut < 1`.*got margin="):
+        Guard(**setting)
