@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,13 +25,14 @@ SPANS = (8.0, 32.0, 128.0, 512.0)  # time constants of the loss's moving means, 
 TINY = 1e-300
 HUGE = 1e150  # a loss beyond it counts as not finite: its square would be
 LIMIT = 10.0
+TIE = 1e-6  # values closer than this rank as equal: rounding must not decide between two that are the same
 Memory = dict[str, Tensor]
 
 RUN = ("trend_fast", "trend_mid", "trend_slow", "noise", "best_gap", "progress_made", "bad_share", "val_gap",
        "val_trend", "val_best_gap")  # fmt: skip
-SITE = ("cos_update", "cos_grad", "update_ratio", "grad_trend_fast", "grad_trend_slow", "snr", "distance",
-        "directness", "lr_dog", "lr_dadapt", "lr_secant", "lr_polyak")  # fmt: skip
-CLOCK = ("progress", "horizon", "has_horizon", "age", "has_val", "depth", "share")
+SITE = ("cos_grad", "cos_update", "update_ratio", "distance", "grad_trend_fast", "grad_trend_slow", "snr", "directness",
+        "lr_dog", "lr_dadapt", "lr_secant", "lr_polyak")  # fmt: skip
+CLOCK = ("progress", "age", "horizon", "has_horizon", "has_val", "depth", "share")
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,15 @@ class Features:
             return torch.full((members, *shape), value, dtype=torch.float64)
 
         return {
-            "means": full(0, len(SPANS)),
-            "weight": full(0, len(SPANS)),
-            "noise_sq": full(0),
-            "noise_weight": full(0),
+            "loss": full(0, 2, len(SPANS)),  # sums and weights of the moving means
+            "noise": full(0, 2),  # likewise
             "best": full(math.inf),
             "first": full(math.nan),
             "val": full(math.nan, 3),  # last, one before, best
             "last_step": full(0),
-            "grad_log": full(0, sites, 2),
-            "grad_weight": full(0, sites, 2),
+            "grad": full(0, sites, 2, 2),  # sums and weights of two moving means of log |g|
             "snr": full(0, sites, 2),
-            "path": full(0, sites, 4),  # sum |u|, max drift, sum |p|^2, D-Adaptation's numerator
+            "path": full(0, sites, 4),  # sum |u|, sum |p|^2, D-Adaptation's numerator, max drift
             "history": full(math.nan, sites, len(RUN) + len(SITE), HISTORY),
             "seen": full(0),
         }
@@ -113,7 +112,7 @@ class Features:
         raw = torch.nan_to_num(raw, nan=0.0, posinf=LIMIT, neginf=-LIMIT).clamp(-LIMIT, LIMIT)
         rank, history = _rank(raw, memory["history"], memory["seen"])
         means = raw[..., len(RUN) :].mean(1, keepdim=True).expand(-1, sites, -1)
-        clock = self._clock(signals, horizon, raw)
+        clock = self._clock(signals, horizon)
         features = torch.cat([raw, clock, 2 * position - 1, move, means, rank], -1)
         return features, {**run_memory, **site_memory, "history": history, "seen": memory["seen"] + 1}
 
@@ -123,17 +122,38 @@ class Features:
             return signals.values[..., self.panel.names.index("lr")]
         return torch.ones_like(signals.grad_sq)
 
-    def _clock(self, signals: Signals, horizon: int | None, like: Tensor) -> Tensor:
-        step = signals.step.to(like)
-        known = torch.zeros_like(step) if horizon is None else torch.ones_like(step)
-        progress = known * step / (horizon or 1)
-        length = known * (math.log10(horizon or 1) / 2 - 1)
-        has_val = known * 0 if signals.val_loss is None else torch.ones_like(step)
-        age = torch.log10(step.clamp_min(1)) / 2 - 1
-        run = torch.stack([progress.clamp(0, LIMIT), length, known, age, has_val], -1)[:, None]
-        site = like.new_tensor([[2 * d - 1, math.log10(s)] for d, s in zip(self.depth, self.share, strict=True)])
-        sites = len(self.share)
-        return torch.cat([run.expand(-1, sites, -1), site.expand(len(step), -1, -1)], -1)
+    def _clock(self, signals: Signals, horizon: int | None) -> Tensor:
+        """``[B, S, 7]``: where the run is in time, and where the site is in the network."""
+        sites, members = len(self.share), len(signals.step)
+        step = signals.step.to(torch.float64)
+        progress = step / horizon if horizon is not None else torch.zeros_like(step)
+        moving = torch.stack([progress.clamp(max=LIMIT), torch.log10(step) / 2 - 1], -1)[:, None]
+        fixed = _fixed_clock(self.depth, self.share, horizon, signals.val_loss is not None, step.device)
+        return torch.cat([moving.expand(-1, sites, -1), fixed.expand(members, -1, -1)], -1)
+
+
+@cache
+def _fixed_clock(
+    depth: tuple[float, ...], share: tuple[float, ...], horizon: int | None, has_val: bool, device: torch.device
+) -> Tensor:
+    """``[S, 5]``: log horizon, whether it is known, whether there is validation, the site's depth and log share."""
+    length = 0.0 if horizon is None else math.log10(horizon) / 2 - 1
+    run = [length, float(horizon is not None), float(has_val)]
+    rows = [[*run, 2 * d - 1, math.log10(s)] for d, s in zip(depth, share, strict=True)]
+    return torch.tensor(rows, dtype=torch.float64, device=device)
+
+
+@cache
+def _kernel(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``[W, 4]`` weights of a window's losses in the moving means, and ``[4]`` what is left of the means before."""
+    keep = torch.tensor([1 - 1 / span for span in SPANS], dtype=torch.float64, device=device)
+    ages = torch.arange(width - 1, -1, -1, dtype=torch.float64, device=device)
+    return (1 - keep) * keep ** ages[:, None], keep**width
+
+
+@cache
+def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=device)
 
 
 def _log_ratio(a: Tensor, b: Tensor) -> Tensor:
@@ -150,42 +170,30 @@ def _run_level(signals: Signals, memory: Memory) -> tuple[Tensor, Memory]:
     """``[B, R]`` features of the loss and the validation loss, and their new memory."""
     losses = signals.losses.to(torch.float64)
     finite = losses.abs() < HUGE
-    means, weight = _moving_means(losses, finite, memory)
-    level = means / weight.clamp_min(TINY)
+    both = torch.stack([torch.where(finite, losses, 0.0), finite.to(torch.float64)], 1)  # [B, 2, W]
+    kernel, decay = _kernel(losses.shape[1], losses.device)
+    moving = memory["loss"] * decay + both @ kernel
+    fast, mid, slow, slowest = (moving[:, 0] / moving[:, 1].clamp_min(TINY)).unbind(-1)
     first = torch.where(memory["first"].isnan() & finite[:, 0], losses[:, 0], memory["first"])
-    noise_sq, noise_weight = _noise(losses, finite, level[:, 1], memory)
-    best = torch.minimum(memory["best"], torch.where(weight[:, 0] > 0, level[:, 0], math.inf))
-    spread = (noise_sq / noise_weight.clamp_min(TINY)).sqrt()
+    noise = _noise(both, mid, memory["noise"])
+    spread = (noise[:, 0] / noise[:, 1].clamp_min(TINY)).sqrt()
+    best = torch.minimum(memory["best"], torch.where(moving[:, 1, 0] > 0, fast, math.inf))
     val = _val_memory(signals, memory)
-    fast, mid = level[:, 0], level[:, 1]
-    above = torch.stack([fast, mid, level[:, 2], spread, fast, fast, val[:, 0], val[:, 0], val[:, 0]], -1)
-    below = torch.stack([mid, level[:, 2], level[:, 3], mid.abs(), best, first, mid, val[:, 1], val[:, 2]], -1)
+    last, before, lowest = val.unbind(-1)
+    above = torch.stack([fast, mid, slow, spread, fast, fast, last, last, last], -1)
+    below = torch.stack([mid, slow, slowest, mid.abs(), best, first, mid, before, lowest], -1)
     ratios = _log_ratio(above, below)
-    bad_share = 1 - finite.to(torch.float64).mean(1, keepdim=True)
-    new = {"means": means, "weight": weight, "noise_sq": noise_sq, "noise_weight": noise_weight, "best": best}
-    new |= {"first": first, "val": val, "last_step": signals.step.to(torch.float64)}
+    bad_share = 1 - both[:, 1].mean(1, keepdim=True)
+    new = {"loss": moving, "noise": noise, "best": best, "first": first, "val": val}
     return torch.cat([ratios[:, :6], bad_share, ratios[:, 6:]], -1), new
 
 
-def _moving_means(losses: Tensor, finite: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-    """Carry four exponential means over the window in closed form: ``[B, 4]`` sums and their weights."""
-    width = losses.shape[1]
-    keep = torch.tensor([1 - 1 / span for span in SPANS], dtype=torch.float64, device=losses.device)
-    ages = torch.arange(width - 1, -1, -1, dtype=torch.float64, device=losses.device)
-    kernel = (1 - keep) * keep ** ages[:, None]  # [W, 4]
-    clean = torch.where(finite, losses, 0.0)
-    decay = keep**width
-    return memory["means"] * decay + clean @ kernel, memory["weight"] * decay + finite.to(losses) @ kernel
-
-
-def _noise(losses: Tensor, finite: Tensor, level: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-    """Carry the mean squared distance of losses from their moving level, over about 32 steps."""
-    width = losses.shape[1]
-    decay = (1 - 1 / SPANS[1]) ** width
-    apart = torch.where(finite, (losses - level[:, None]) ** 2, 0.0)
-    gain = 1 - decay
-    share = finite.to(losses).mean(1)
-    return memory["noise_sq"] * decay + gain * apart.mean(1), memory["noise_weight"] * decay + gain * share
+def _noise(both: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    """Carry the mean squared distance of losses from their moving level, over about 32 steps: sum and weight."""
+    losses, finite = both.unbind(1)
+    decay = (1 - 1 / SPANS[1]) ** losses.shape[1]
+    apart = (losses - level[:, None]) ** 2 * finite
+    return noise * decay + (1 - decay) * torch.stack([apart, finite], 1).mean(-1)
 
 
 def _val_memory(signals: Signals, memory: Memory) -> Tensor:
@@ -201,49 +209,38 @@ def _val_memory(signals: Signals, memory: Memory) -> Tensor:
 def _site_level(signals: Signals, lr: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
     """``[B, S, Q]`` features of gradients, updates and weights, and their new memory."""
     s = signals
-    steps = (s.step.to(torch.float64) - memory["last_step"]).clamp_min(1)[:, None]
-    squares = torch.stack([s.grad_sq, s.update_sq, s.weight_sq, s.drift_sq, s.last_grad_sq], -1)
-    grad, update, _, drift, last_grad = (norms := squares.sqrt()).unbind(-1)
-    logs = _half_log(squares)
-    grad_log, grad_weight, level = _grad_levels(s, logs[..., 0], steps, memory)
-    noise = torch.stack([s.grad_dot_last_grad, (s.grad_sq + s.last_grad_sq) / 2], -1) / s.grad_sq[..., None]
+    step = s.step.to(torch.float64)
+    steps = (step - memory["last_step"]).clamp_min(1)[:, None, None]
+    squares = torch.stack([s.grad_sq, s.last_grad_sq, s.update_sq, s.drift_sq, s.weight_sq], -1)
+    norms, logs = squares.sqrt(), _half_log(squares)
+    dots = torch.stack([s.grad_dot_last_grad, s.grad_dot_update], -1)
+    ratios = (logs[..., 2:4] - logs[..., 4:]) / math.log(10) + _constants((3.0, 1.0), step.device)
+    trends, grad = _grad_trends(squares[..., :1], logs[..., :1], steps, memory["grad"])
+    noise = torch.stack([s.grad_dot_last_grad, squares[..., :2].mean(-1)], -1) / squares[..., :1]
     snr = memory["snr"] + 0.2 * (_zero_bad(noise) - memory["snr"])
-    path, dog, dadapt = _classical(s, lr, norms, steps, memory["path"])
-    gain = s.last_grad_dot_update - s.grad_dot_update  # |u|^2 times the curvature along the last update
-    moved = (s.update_sq > 0) & (s.last_grad_sq > 0)
-    loss = s.loss[:, None].to(gain).expand_as(gain)
-    along = s.last_grad_dot_update
-    secant, polyak = _log_ratio(torch.stack([along, loss]), torch.stack([gain, along])).unbind()
-    # where the curvature is not positive the line goes down without end: the furthest ratio allowed
-    secant = torch.where(gain > 0, secant, LIMIT)
+    path, classical = _classical(s, lr, norms, steps, memory["path"])
     columns = [
-        s.grad_dot_update / (grad * update),
-        s.grad_dot_last_grad / (grad * last_grad),
-        (logs[..., 1] - logs[..., 2]) / math.log(10) + 3,
-        logs[..., 0] - level[..., 0],
-        level[..., 0] - level[..., 1],
-        snr[..., 0] / snr[..., 1].clamp_min(TINY),
-        (logs[..., 3] - logs[..., 2]) / math.log(10) + 1,
-        torch.log10((drift / path[..., 0]).clamp_min(1e-10)) + 1,
-        dog,
-        dadapt,
-        torch.where(moved, secant, 0.0),
-        torch.where(moved, polyak / 2, 0.0),
+        dots / (norms[..., :1] * norms[..., 1:3]),
+        ratios,
+        trends,
+        snr[..., :1] / snr[..., 1:].clamp_min(TINY),
+        classical,
+        _along_the_update(s),
     ]
-    return torch.stack(columns, -1), {"grad_log": grad_log, "grad_weight": grad_weight, "snr": snr, "path": path}
+    return torch.cat(columns, -1), {"grad": grad, "snr": snr, "path": path, "last_step": step}
 
 
-def _grad_levels(s: Signals, log: Tensor, steps: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-    """Carry two moving means (32 and 256 steps) of ``log |g|``: ``[B, S, 2]`` sums, weights, levels."""
-    known = (s.grad_sq > 0) & s.grad_sq.isfinite()
-    log = torch.where(known, log, 0.0)
-    keep = torch.exp(-steps[..., None] / steps.new_tensor([32.0, 256.0]))
-    sums = memory["grad_log"] * keep + (1 - keep) * log[..., None]
-    weight = memory["grad_weight"] * keep + (1 - keep) * known[..., None]
-    return sums, weight, sums / weight.clamp_min(TINY)
+def _grad_trends(square: Tensor, log: Tensor, steps: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """Carry two moving means (32 and 256 steps) of ``log |g|``; ``[B, S, 2]``: now to fast, fast to slow."""
+    known = (square > 0) & (square < math.inf)
+    both = torch.stack([torch.where(known, log, 0.0), known.to(torch.float64)], -2)  # [B, S, 2, 1]
+    keep = torch.exp(steps / _constants((-32.0, -256.0), steps.device))[..., None, :]
+    moving = memory * keep + (1 - keep) * both
+    level = moving[..., 0, :] / moving[..., 1, :].clamp_min(TINY)
+    return torch.cat([log, level[..., :1]], -1) - level, moving
 
 
-def _classical(s: Signals, lr: Tensor, norms: Tensor, steps: Tensor, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _classical(s: Signals, lr: Tensor, norms: Tensor, steps: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
     """Compare the rate in use with those that DoG and D-Adaptation would choose, in the update's own geometry.
 
     With ``p = u / lr`` the direction an optimizer takes at rate 1 (the gradient for plain SGD), DoG (Ivgi et al. 2023,
@@ -253,19 +250,35 @@ def _classical(s: Signals, lr: Tensor, norms: Tensor, steps: Tensor, path: Tenso
     leaves both unchanged under Adam too.
 
     Returns:
-        The new path ``[B, S, 4]`` and the two log-ratios ``[B, S]``, 0 until the run has moved.
+        The new path ``[B, S, 4]``, and ``[B, S, 3]``: log10 of drift to path, and the two log-ratios, 0 until the run
+        has moved.
     """
-    grad, update, _, drift, _ = norms.unbind(-1)
+    grad, _, update, drift, _ = norms.unbind(-1)
     toward = update * s.grad_dot_drift / grad
     parts = _zero_bad(torch.stack([update, s.update_sq / lr**2, toward, drift], -1))
-    walked, steep, gained = (path[..., (0, 2, 3)] + steps[..., None] * parts[..., :3]).unbind(-1)
-    furthest = torch.maximum(path[..., 1], parts[..., 3])
-    scale = _half_log(steep) + torch.log(lr.clamp_min(TINY))
-    moved = steep > 0
-    dog, dadapt = torch.log(torch.stack([furthest, gained / drift]).clamp_min(TINY)).unbind()
-    dog = torch.where(moved, dog - scale, 0.0)
-    dadapt = torch.where(moved & (gained > 0), dadapt - scale, 0.0)
-    return torch.stack([walked, furthest, steep, gained], -1), dog, dadapt
+    sums = path[..., :3] + steps * parts[..., :3]
+    furthest = torch.maximum(path[..., 3:], parts[..., 3:])
+    path = torch.cat([sums, furthest], -1)
+    walked, steep, gained = sums.unbind(-1)
+    logs = torch.log(torch.stack([drift / walked, furthest[..., 0], gained / drift], -1).clamp_min(TINY))
+    scale = (_half_log(steep) + torch.log(lr.clamp_min(TINY)))[..., None]
+    known = torch.stack([steep > 0, (steep > 0) & (gained > 0)], -1)
+    rates = torch.where(known, logs[..., 1:] - scale, 0.0)
+    directness = (logs[..., :1] / math.log(10)).clamp_min(-LIMIT) + 1
+    return path, torch.cat([directness, rates], -1)
+
+
+def _along_the_update(s: Signals) -> Tensor:
+    """Compare the last step with the line's minimum (secant) and with reaching loss 0 (Polyak): ``[B, S, 2]``."""
+    along = s.last_grad_dot_update
+    gain = along - s.grad_dot_update  # |u|^2 times the curvature along the last update
+    loss = s.loss[:, None].to(gain).expand_as(gain)
+    ratios = _log_ratio(torch.stack([along, loss], -1), torch.stack([gain, along], -1))
+    ratios = ratios * _constants((1.0, 0.5), gain.device)
+    # where the curvature is not positive the line goes down without end: the furthest ratio allowed
+    down = torch.stack([gain > 0, gain.isfinite()], -1)
+    moved = (s.update_sq > 0) & (s.last_grad_sq > 0)
+    return torch.where(moved[..., None], torch.where(down, ratios, LIMIT), 0.0)
 
 
 def _zero_bad(x: Tensor) -> Tensor:
@@ -274,8 +287,6 @@ def _zero_bad(x: Tensor) -> Tensor:
 
 def _rank(raw: Tensor, history: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Rank each feature within its last ``H`` values: ``[B, S, R+Q]`` in [-1, 1] (0: the median, or no history yet)."""
-    below = (history < raw[..., None]).sum(-1) + 0.5 * (history == raw[..., None]).sum(-1)
-    known = seen.clamp(0, HISTORY)[:, None, None]
-    rank = torch.where(known > 0, 2 * below / known.clamp_min(1) - 1, 0.0)
-    slot = (seen.to(torch.int64) % HISTORY)[:, None, None, None].expand(*raw.shape, 1)
-    return rank, history.scatter(-1, slot, raw[..., None])
+    value = raw[..., None]
+    rank = torch.nansum(torch.sign(value - history), -1) / seen.clamp(1, HISTORY)[:, None, None]
+    return rank, torch.cat([history[..., 1:], value], -1)

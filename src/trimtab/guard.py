@@ -21,6 +21,7 @@ from trimtab.signals import Signals
 
 FINE, NOT_FINITE, EXPLODED = 0, 1, 2
 REASONS = ("", "the loss or the gradient is not finite", "the loss exploded")
+GAINS = (0.3, 0.05, 0.1)  # per reading: the fast mean, the slow mean, the noise
 Memory = dict[str, Tensor]
 
 
@@ -93,9 +94,7 @@ class Guard:
             return torch.full((members,), value, dtype=dtype)
 
         return {
-            "fast": full(math.nan),
-            "slow": full(math.nan),
-            "noise": full(0.0),
+            "means": torch.tensor([[math.nan, math.nan, 0.0]], dtype=torch.float64).repeat(members, 1),
             "first": full(math.nan),
             "best": full(math.inf),
             "kept_at": full(0, torch.int64),
@@ -123,7 +122,8 @@ class Guard:
         Returns:
             The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before.
         """
-        reason = self._reason(signals, memory)
+        mean = signals.losses.to(torch.float64).mean(1)
+        reason = self._reason(signals, mean, memory)
         bad = (reason != FINE) & ~memory["gave_up"]
         due = self.is_due(signals.step, memory)
         kept = memory["kept_at"] > 0
@@ -134,7 +134,7 @@ class Guard:
         keep = due & ~bad | (due & ~kept)  # the very first state is kept whatever its loss: there is no other
         cut = torch.where(lucky, 1.0, self.cut ** cuts.to(torch.float64))
         gave_up = memory["gave_up"] | (tries > self.tries)
-        new = self._means(signals, memory, bad)
+        new = self._means(mean, memory, bad)
         recovered = keep & ~bad & (memory["good"] + 1 >= 3)
         new |= {
             "kept_at": torch.where(keep, signals.step, memory["kept_at"]),
@@ -146,32 +146,31 @@ class Guard:
         }
         return Verdict(keep, restore, cut, torch.where(bad, reason, FINE), gave_up), new
 
-    def _reason(self, signals: Signals, memory: Memory) -> Tensor:
+    def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> Tensor:
         losses = signals.losses.to(torch.float64)
-        unknown = losses.isnan() & (signals.grad_sq.isfinite().all(1) & signals.weight_sq.isfinite().all(1))[:, None]
-        finite = (losses.isfinite() | unknown).all(1) & signals.grad_sq.isfinite().all(1)
-        finite = finite & signals.weight_sq.isfinite().all(1)
-        level = torch.fmax(memory["fast"], memory["slow"])
+        sane = (signals.grad_sq + signals.weight_sq).isfinite().all(1)
+        # a NaN loss at sane weights and gradients is one that the caller did not tell
+        finite = sane & (losses.isfinite() | (losses.isnan() & sane[:, None])).all(1)
+        fast, slow, noise = memory["means"].unbind(-1)
+        level = torch.fmax(fast, slow)
         way = (memory["first"] - memory["best"]).clamp_min(0)
-        allowed = level + 3 * memory["noise"] + self.margin * torch.fmax(level.abs(), 0.02 * way)
-        exploded = losses.mean(1) > allowed  # False while there is no level yet
-        return torch.where(~finite, NOT_FINITE, torch.where(exploded, EXPLODED, FINE))
+        allowed = level + 3 * noise + self.margin * torch.fmax(level.abs(), 0.02 * way)
+        exploded = mean > allowed  # False while there is no level yet
+        return torch.where(finite, exploded * EXPLODED, NOT_FINITE)
 
     @staticmethod
-    def _means(signals: Signals, memory: Memory, bad: Tensor) -> Memory:
-        mean = signals.losses.to(torch.float64).mean(1)
+    def _means(mean: Tensor, memory: Memory, bad: Tensor) -> Memory:
+        """Carry a fast and a slow mean of the loss and its mean deviation from the fast one."""
         use = mean.isfinite() & ~bad
-        fresh = memory["fast"].isnan()
-
-        def blend(old: Tensor, new: Tensor, gain: float) -> Tensor:
-            return torch.where(use, torch.where(fresh, new, old + gain * (new - old)), old)
-
-        apart = torch.where(fresh, torch.zeros_like(mean), (mean - memory["fast"]).abs())
-        fast = blend(memory["fast"], mean, 0.3)
+        old = memory["means"]
+        fresh = old[:, :1].isnan()
+        apart = torch.where(fresh[:, 0], 0.0, (mean - old[:, 0]).abs())
+        seen = torch.stack([mean, mean, apart], -1)
+        gains = torch.tensor(GAINS, dtype=torch.float64, device=mean.device)
+        blended = torch.where(fresh, seen, old + gains * (seen - old))
+        means = torch.where(use[:, None], blended, old)
         return {
-            "fast": fast,
-            "slow": blend(memory["slow"], mean, 0.05),
-            "noise": blend(memory["noise"], apart, 0.1),
+            "means": means,
             "first": torch.where(memory["first"].isnan() & use, mean, memory["first"]),
-            "best": torch.where(use, torch.fmin(memory["best"], fast), memory["best"]),
+            "best": torch.where(use, torch.fmin(memory["best"], means[:, 0]), memory["best"]),
         }

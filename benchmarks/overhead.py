@@ -1,0 +1,254 @@
+"""What `attach` costs a live run, in time and memory, beside the same run without it.
+
+Two copies of the same model, optimizer and data train in one process, one with a pilot (cosine controller, guard with
+snapshots, ``every=10``), in turns of ten steps, so that each turn holds one decision. Reported per configuration:
+
+- ``median_ratio``: median step time with the pilot ÷ without; ``mean_ratio``: the same of mean step times of a turn,
+  median over pairs of turns (the mean holds decisions and snapshots; the median step has neither);
+- ``own_share``: time spent in trimtab's own code, measured inside the run, ÷ the rest of that run: less noisy;
+- ``own_us_per_step``; ``state_bytes_share``: bytes the pilot holds without the snapshot ÷ parameters + gradients +
+  slots; ``snapshot_bytes_share``: the guard's snapshot, the same.
+
+The run is long enough (warm-up turns first) that snapshots lie as far apart as they do after ~1,000 steps.
+
+    python benchmarks/overhead.py [--models mlp transformer cnn growth] [--turns 12] [--device cpu] [--results FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rows import append, facts
+from torch import Tensor, nn
+
+import trimtab
+from trimtab.pilot import Pilot
+
+TURN = 10
+Step = Callable[[], Tensor]
+
+
+def main() -> None:
+    """Measure and print; append rows where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["mlp", "transformer", "cnn", "growth"])
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--results", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in args.models:
+        rows = (
+            growth(args.device)
+            if name == "growth"
+            else [measure(name, kind, args.turns, args.device) for kind in ("foreach", "fused")]
+        )
+        for row in rows:
+            print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+            if args.results is not None:
+                append(args.results, facts() | {"benchmark": "overhead", "device": args.device} | row)
+
+
+def measure(name: str, kind: str, turns: int, device: str) -> dict[str, Any]:
+    """Time one model under one implementation of AdamW."""
+    bare, _, _ = build(name, kind, device)
+    step, pilot, size = build(name, kind, device, piloted=True)
+    assert pilot is not None
+    own = instrument(pilot)
+    for _ in range(3):
+        turn(bare, device)
+        turn(step, device)
+    pretend_long(pilot)
+    times: dict[str, list[list[float]]] = {"bare": [], "piloted": []}
+    own.clear()
+    for number in range(turns):
+        order = (("bare", bare), ("piloted", step)) if number % 2 else (("piloted", step), ("bare", bare))
+        for which, run in order:
+            times[which].append(turn(run, device))
+    means = [statistics.mean(p) / statistics.mean(b) for p, b in zip(times["piloted"], times["bare"], strict=True)]
+    flat = {which: [t for block in blocks for t in block] for which, blocks in times.items()}
+    total = sum(flat["piloted"])
+    return {
+        "model": name,
+        "parameters": size,
+        "adamw": kind,
+        "step_ms": round(1e3 * statistics.median(flat["bare"]), 3),
+        "median_ratio": round(statistics.median(flat["piloted"]) / statistics.median(flat["bare"]), 4),
+        "mean_ratio": round(statistics.median(means), 4),
+        "own_share": round(sum(own) / (total - sum(own)), 5),
+        "own_us_per_step": round(1e6 * sum(own) / len(flat["piloted"]), 1),
+        **memory(pilot),
+    }
+
+
+def growth(device: str) -> list[dict[str, Any]]:
+    """Measure the pilot's own time and memory on models of 1e5 to 1e8 parameters."""
+    rows = []
+    for size in (10**5, 10**6, 10**7, 10**8):
+        step, pilot, parameters = build(f"square-{size}", "foreach", device, piloted=True)
+        assert pilot is not None
+        own = instrument(pilot)
+        turn(step, device)
+        pretend_long(pilot)
+        own.clear()
+        for _ in range(3):
+            turn(step, device)
+        rows.append(
+            {
+                "model": "growth",
+                "parameters": parameters,
+                "own_us_per_step": round(1e6 * sum(own) / (3 * TURN), 1),
+                **memory(pilot),
+            }
+        )
+    return rows
+
+
+def build(name: str, kind: str, device: str, *, piloted: bool = False) -> tuple[Step, Pilot | None, int]:
+    """Make a model with its training step; with `piloted`, the step ends in ``pilot.step(loss)``."""
+    torch.manual_seed(0)
+    model, x, y = MODELS[name]() if name in MODELS else square(int(name.split("-")[1]))
+    model, x, y = model.to(device), x.to(device), y.to(device)
+    options: dict[str, Any] = {"fused": True} if kind == "fused" else {"foreach": True}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, **options)
+    pilot = trimtab.attach(optimizer, "cosine", horizon=100_000, model=model) if piloted else None
+
+    def step() -> Tensor:
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        if pilot is not None:
+            pilot.step(loss)
+        optimizer.zero_grad()
+        return loss
+
+    return step, pilot, sum(p.numel() for p in model.parameters())
+
+
+def turn(step: Step, device: str) -> list[float]:
+    """Take ten steps; seconds each."""
+    times = []
+    for _ in range(TURN):
+        begin = time.perf_counter()
+        step()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+def instrument(pilot: Pilot) -> list[float]:
+    """Record the seconds spent in the pilot's two entry points."""
+    own: list[float] = []
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            result = call(*args, **kwargs)
+            own.append(time.perf_counter() - begin)
+            return result
+
+        return run
+
+    pilot._hook.remove()
+    pilot._hook = pilot.optimizer.register_step_pre_hook(torch.compiler.disable(timed(pilot._before_step)))
+    pilot.step = timed(pilot.step)  # type: ignore[method-assign]
+    return own
+
+
+def pretend_long(pilot: Pilot) -> None:
+    """Put the step counter at 1,000, where snapshots lie an eighth of that apart, and the last one just before."""
+    steps = 1000 - pilot.last_epoch
+    pilot.last_epoch += steps
+    pilot._answered += steps
+    pilot._ahead = []
+    pilot._plan(pilot._answered + 1)
+    pilot._write()
+    pilot._state["guard"]["kept_at"].fill_(1000)
+
+
+def memory(pilot: Pilot) -> dict[str, float]:
+    """Give the bytes that the pilot holds, as shares of parameters + gradients + slots."""
+    training = sum(3 * p.numel() * p.element_size() for g in pilot.optimizer.param_groups for p in g["params"])
+    training += sum(
+        v.numel() * v.element_size()
+        for slots in pilot.optimizer.state.values()
+        for v in slots.values()
+        if isinstance(v, Tensor)
+    )
+    probe = pilot._gauge._probe
+    indices = sum(i.numel() * i.element_size() for i in probe._index if i is not None)
+    held = indices + held_bytes(pilot._gauge.state_dict()) + held_bytes(pilot._state)
+    snapshot = held_bytes(pilot._snapshot.kept) if pilot._snapshot is not None else 0
+    return {
+        "state_kib": round(held / 1024, 1),
+        "state_bytes_share": round(held / training, 5),
+        "snapshot_bytes_share": round(snapshot / training, 3),
+    }
+
+
+def held_bytes(tree: Any) -> int:
+    """Add up the tensors of a tree."""
+    if isinstance(tree, Tensor):
+        return tree.numel() * tree.element_size()
+    if isinstance(tree, dict):
+        return sum(held_bytes(entry) for entry in tree.values())
+    return sum(held_bytes(entry) for entry in tree) if isinstance(tree, list | tuple) else 0
+
+
+def mlp() -> tuple[nn.Module, Tensor, Tensor]:
+    """784-1024-512-10: 1.3 million parameters."""
+    layers = [nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 10)]
+    return nn.Sequential(*layers), torch.randn(64, 784), torch.randint(10, (64,))
+
+
+def transformer() -> tuple[nn.Module, Tensor, Tensor]:
+    """Ten million parameters: width 320, 8 layers, 4 sequences of 64 symbols."""
+    layer = nn.TransformerEncoderLayer(320, 5, 1280, 0.0, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 8, enable_nested_tensor=False)
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.encoder, self.head = nn.Embedding(256, 320), encoder, nn.Linear(320, 256)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.encoder(self.embed(x))).flatten(0, 1)
+
+    return Last(), torch.randint(256, (4, 64)), torch.randint(256, (256,))
+
+
+def cnn() -> tuple[nn.Module, Tensor, Tensor]:
+    """ResNet-18's size: 11 million parameters in 3x3 convolutions with batch norm, 32x32 images, batch 8."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    width = 64
+    for out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        for number in range(4):
+            pull = stride if number == 0 else 1
+            layers += [nn.Conv2d(width, out, 3, pull, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            width = out
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)]
+    return nn.Sequential(*layers), torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
+
+
+def square(size: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Four square layers of about `size` parameters together, batch 1."""
+    side = round((size / 4) ** 0.5)
+    layers = [nn.Linear(side, side) for _ in range(4)]
+    return nn.Sequential(*layers), torch.randn(1, side), torch.randint(side, (1,))
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor, Tensor]]] = {
+    "mlp": mlp,
+    "transformer": transformer,
+    "cnn": cnn,
+}
+
+if __name__ == "__main__":
+    main()
