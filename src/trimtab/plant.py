@@ -25,7 +25,7 @@ from trimtab.helm import select
 from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.probe import SAMPLE, STATISTICS, Probe
-from trimtab.rules import Rule, Slots, tangents
+from trimtab.rules import Rule, Slots, Values, tangents
 from trimtab.signals import is_reading
 from trimtab.task import Batch, Split, Task
 
@@ -36,7 +36,7 @@ class Copies:
 
     Attributes:
         weights: ``[B, n]`` parameters, site by site.
-        slots: the rule's memory; for an elementwise rule one set, else one for each parameter.
+        slots: the rule's memory, one set a part: a site for an elementwise rule, else a parameter.
         buffers: ``[B, ...]`` the network's buffers (batch norm's statistics), by name.
     """
 
@@ -78,7 +78,8 @@ class Plant:
         sample: the most coordinates measured of a site.
 
     Raises:
-        TaskError: a knob is unknown to the rule, or the sites do not hold every parameter once.
+        TaskError: a knob is unknown to the rule, the rule cannot train one of the parameters, or the sites do not hold
+            every parameter once.
     """
 
     def __init__(
@@ -103,13 +104,14 @@ class Plant:
         if unknown:
             raise TaskError(f"Rule {rule.name!r} has no hyperparameters {unknown}, only {sorted(rule.defaults)}.")
         shapes = {name: p.shape for name, p in self.module.named_parameters()}
+        vectors = [name for name, shape in shapes.items() if len(shape) != 2]
+        if rule.name == "muon" and vectors:
+            raise TaskError(f"Rule 'muon' trains matrices only; {task.name} has {vectors}, which are none.")
         self.sites = tuple(tuple(site) for site in (sites if sites is not None else [list(shapes)]))
-        self._layout = Layout(shapes, self.sites, self.device)
+        self._layout = Layout(shapes, self.sites, joined=rule.elementwise)
         self._probe = Probe(self._layout.per_site, self.device, sample)
-        rest = {name: v for name, v in rule.defaults.items() if name not in panel.names}
-        self._constants = {n: torch.tensor(v, dtype=dtype, device=self.device) for n, v in rest.items()}
         self._step_fn: Callable[..., Any] = self._step
-        self._spread_of: tuple[Tensor, list[Tensor]] | None = None
+        self._values_of: tuple[Tensor, list[Values]] | None = None
 
     def start(self, seeds: Sequence[int]) -> Copies:
         """Build the members.
@@ -128,7 +130,7 @@ class Plant:
             for name, _ in self.module.named_buffers()
         }
         buffers = {name: b.to(self.dtype) if b.is_floating_point() else b for name, b in buffers.items()}
-        return Copies(weights, tuple(self.rule.start(part) for part in self._parts(weights)), buffers)
+        return Copies(weights, tuple(self.rule.start(part) for part in self._layout.cut(weights)), buffers)
 
     def step(
         self, copies: Copies, values: Tensor, batch: Batch, number: int, look: Look | None
@@ -146,18 +148,18 @@ class Plant:
             The members after it; ``[B]`` losses at the weights before it; what it leaves for a reading; and, at a
             reading, the statistics by name, ``[B, S]`` each (``hypergrad`` ``[B, S, K]``).
         """
-        spread = self._spread(values)
+        parts = self._by_part(values)
         if self._fast and self._step_fn == self._step:
-            self._step_fn = _compiled(self._step, (copies, spread, batch))
+            self._step_fn = _compiled(self._step, (copies, parts, batch))
         weights, slots, buffers, losses, grad = self._step_fn(
-            copies.weights, copies.slots, copies.buffers, list(spread), tuple(batch) if self._fast else batch
+            copies.weights, copies.slots, copies.buffers, parts, tuple(batch) if self._fast else batch
         )
         after = Copies(weights, slots, buffers)
         reading = None
         if is_reading(number, self.every):
             look, reading = self._read(copies, grad, look)
         if is_reading(number + 1, self.every):
-            look = self._look(copies, grad, spread, look)
+            look = self._look(copies, grad, parts, look)
         return after, losses, look, reading
 
     def features(self) -> Features:
@@ -197,26 +199,16 @@ class Plant:
         self.module.train()
         return losses, scores
 
-    def _parts(self, weights: Tensor) -> list[Tensor]:
-        return [weights] if self.rule.elementwise else list(self._layout.leaves(weights).values())
+    def _by_part(self, values: Tensor) -> list[Values]:
+        """Bring values to the parts' form; kept while they are the same tensor, for they change at decisions only."""
+        if self._values_of is None or self._values_of[0] is not values:
+            self._values_of = (values, self._layout.values(values.to(self.device), self.panel.names))
+        return self._values_of[1]
 
-    def _spread(self, values: Tensor) -> list[Tensor]:
-        """Bring values to the buffer's form; kept while they are the same tensor, for they change at decisions only."""
-        if self._spread_of is None or self._spread_of[0] is not values:
-            self._spread_of = (values, self._layout.spread(values.to(self.device, self.dtype)))
-        return self._spread_of[1]
-
-    def _values(self, spread: Sequence[Tensor], part: int) -> dict[str, Tensor]:
-        """Give every hyperparameter, broadcastable against one part of the buffer."""
-        named = dict(zip(self.panel.names, spread, strict=True))
-        if not self.rule.elementwise:
-            named = {name: self._layout.of_parameter(v, part) for name, v in named.items()}
-        return self._constants | named
-
-    def _update(self, weights: Tensor, slots: tuple[Slots, ...], grad: Tensor, spread: Sequence[Tensor]) -> Any:
-        parts = zip(self._parts(grad), slots, self._parts(weights), strict=True)
-        done = [self.rule.update(g, s, w, self._values(spread, i)) for i, (g, s, w) in enumerate(parts)]
-        new = done[0][0] if self.rule.elementwise else torch.cat([w.flatten(1) for w, _ in done], 1)
+    def _update(self, weights: Tensor, slots: tuple[Slots, ...], grad: Tensor, values: list[Values]) -> Any:
+        parts = zip(self._layout.cut(grad), slots, self._layout.cut(weights), values, strict=True)
+        done = [self.rule.update(g, s, w, v) for g, s, w, v in parts]
+        new = torch.cat([w.flatten(1) for w, _ in done], 1) if len(done) > 1 else done[0][0].flatten(1)
         return new, tuple(s for _, s in done)
 
     def _step(
@@ -224,7 +216,7 @@ class Plant:
         weights: Tensor,
         slots: tuple[Slots, ...],
         buffers: dict[str, Tensor],
-        spread: Sequence[Tensor],
+        values: list[Values],
         batch: Batch,
     ) -> tuple[Tensor, tuple[Slots, ...], dict[str, Tensor], Tensor, Tensor]:
         leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}
@@ -242,19 +234,16 @@ class Plant:
             grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
         grad = torch.cat([g.flatten(1) for g in grads], 1)
         with torch.no_grad():
-            new, slots = self._update(weights, slots, grad, spread)
+            new, slots = self._update(weights, slots, grad, values)
         return new, slots, buffers, losses.detach(), grad
 
-    def _look(self, copies: Copies, grad: Tensor, spread: Sequence[Tensor], look: Look | None) -> Look:
+    def _look(self, copies: Copies, grad: Tensor, values: list[Values], look: Look | None) -> Look:
         weight = self._sample(copies.weights)
         made = Look(weight, self._sample(grad), weight if look is None else look.first)
         if not self._needs_hypergrad:
             return made
-        parts = zip(self._parts(grad), copies.slots, self._parts(copies.weights), strict=True)
-        rows = [
-            tangents(self.rule, g, s, w, self._values(spread, i), self.panel.names).flatten(2)
-            for i, (g, s, w) in enumerate(parts)
-        ]
+        parts = zip(self._layout.cut(grad), copies.slots, self._layout.cut(copies.weights), values, strict=True)
+        rows = [tangents(self.rule, g, s, w, v, self.panel.names).flatten(2) for g, s, w, v in parts]
         return replace(made, tangents=torch.cat(rows, 2))
 
     def _read(self, copies: Copies, grad: Tensor, look: Look | None) -> tuple[Look, dict[str, Tensor]]:
@@ -285,11 +274,11 @@ def _compiled(step: Callable[..., Any], example: tuple[Any, ...]) -> Callable[..
     """Trace one step to its tensor operations and compile them (vmap's and autograd's Python work falls away)."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    copies, spread, batch = example
+    copies, values, batch = example
 
-    def free(weights: Tensor, slots: Any, buffers: Any, spread: Any, batch: Any) -> Any:
-        return step(weights, slots, buffers, spread, Batch(*batch))
+    def free(weights: Tensor, slots: Any, buffers: Any, values: Any, batch: Any) -> Any:
+        return step(weights, slots, buffers, values, Batch(*batch))
 
-    traced = make_fx(free)(copies.weights, copies.slots, copies.buffers, list(spread), tuple(batch))
+    traced = make_fx(free)(copies.weights, copies.slots, copies.buffers, values, tuple(batch))
     compiled: Callable[..., Any] = torch.compile(traced)
     return compiled
