@@ -18,6 +18,7 @@ from trimtab.controllers.greedy import Greedy
 from trimtab.controllers.hypergradient import HypergradientDescent, KnobDescent
 from trimtab.controllers.plateau import Plateau
 from trimtab.controllers.policy import Policy
+from trimtab.controllers.population import Population
 from trimtab.controllers.schedule import WSD, Constant, Linear, OneCycle, WarmupCosine
 from trimtab.errors import TaskError
 
@@ -47,6 +48,7 @@ __all__ = [
     "OneCycle",
     "Plateau",
     "Policy",
+    "Population",
     "Random",
     "Replay",
     "WarmupCosine",
