@@ -6,7 +6,7 @@ The loop is the live one: step, read, steer. Letters: ``B`` members, ``S`` sites
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -86,6 +86,7 @@ def rollout(
         window.append(loss)
         if reading is None:
             continue
+        before = replace(before, buffers=copies.buffers)  # as a live snapshot, taken when the forward pass is over
         measured = None
         if val is not None and validate_every is not None:
             is_time = number % validate_every == 0
