@@ -288,5 +288,6 @@ def _zero_bad(x: Tensor) -> Tensor:
 def _rank(raw: Tensor, history: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Rank each feature within its last ``H`` values: ``[B, S, R+Q]`` in [-1, 1] (0: the median, or no history yet)."""
     value = raw[..., None]
-    rank = torch.nansum(torch.sign(value - history), -1) / seen.clamp(1, HISTORY)[:, None, None]
+    apart = torch.nn.functional.hardshrink(value - history, TIE)
+    rank = torch.nansum(torch.sign(apart), -1) / seen.clamp(1, HISTORY)[:, None, None]
     return rank, torch.cat([history[..., 1:], value], -1)
