@@ -15,9 +15,9 @@ import pytest
 
 FLOORS = (
     "errors",
-    "knobs signals sites datasets",
-    "controller rules task probe features guard linkage",
-    "hypergrad helm layout stream snapshot controllers tasks charts",
+    "knobs signals sites datasets ranks",
+    "controller rules task probe features guard linkage loop",
+    "hypergrad helm layout stream snapshot controllers tasks charts checkpoint",
     "gauge plant trace",
     "rollout report",
     "pilot",

@@ -10,10 +10,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trimtab.controller import Controller
-from trimtab.controllers import Policy, controller_named
+from trimtab.controllers import Constant, Policy, controller_named
 from trimtab.errors import KnobError, OrderError, SignalError
 from trimtab.features import Features
 from trimtab.gauge import Gauge
@@ -39,7 +39,7 @@ def attach(
     sites: SiteChoice = "run",
     horizon: int | None = None,
     schedule: LRScheduler | None = None,
-    validate: Callable[[], float | Tensor] | None = None,
+    validate: Callable[[], float | Tensor | None] | None = None,
     validate_every: int | None = None,
     model: nn.Module | None = None,
     every: int = 10,
@@ -61,11 +61,13 @@ def attach(
         schedule: the user's own scheduler on this optimizer. The pilot steps it and multiplies its values; do not
             step it yourself.
         validate: called without arguments to measure the validation loss; switching the model to evaluation mode and
-            back is its business.
+            back is its business. In a run over several ranks all of them give one; a rank that does not measure
+            gives None there, and the loss is the mean of the others'.
         validate_every: optimizer steps between validations, a multiple of `every`; default ``5 * every``.
         model: the network, so that the guard also protects its buffers (batch norm's statistics).
         every: optimizer steps between decisions (the first come at 1, 2, 4 and 7).
-        mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures.
+        mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures: no controller is
+            asked.
         guard: True, False, or a :class:`trimtab.Guard` with other settings.
         trace: a JSON Lines file to append decisions to.
 
@@ -76,6 +78,8 @@ def attach(
         KnobError: a knob does not fit the optimizer.
         OrderError: a needed horizon is missing, or the optimizer has a pilot already.
         SignalError: the optimizer is a wrapper, or an argument is out of range.
+        TaskError: no controller has that name, or it needs a hypergradient and the optimizer has no rule.
+        TraceError: the trace cannot be opened.
 
     Example:
         >>> import torch
@@ -85,9 +89,12 @@ def attach(
         0.02
     """
     _check(optimizer, every, horizon, mode, sites)
+    _check_company(optimizer, schedule, validate, validate_every, model, guard)
     chosen = _controller(controller)
     panel = default_knobs(optimizer) if knobs == "default" else Panel.of(knobs)
     members = _sites(optimizer, sites)
+    if mode == "observe":
+        chosen = Constant()
     if chosen is None:
         chosen = Policy.for_panel(panel)
         _tell_once()
@@ -95,25 +102,30 @@ def attach(
     if "val_loss" in needs and validate is None:
         raise SignalError(f"Controller {chosen.name!r} needs a validation loss: give `validate=`.")
     period = 5 * every if validate_every is None else validate_every
-    if validate is not None and (period < 1 or period % every):
-        raise SignalError(f"`validate_every` must be a positive multiple of every={every}, got {period}.")
-    linkage = Linkage(panel, optimizer, members)
+    if isinstance(period, bool) or not isinstance(period, int) or period < 1 or period % every:
+        raise SignalError(f"`validate_every` must be a positive multiple of every={every}, got {period!r}.")
     watch = Guard() if guard is True else guard or None
     helm = Helm(panel, chosen, _features(optimizer, panel, members), watch, horizon=horizon)
+    gauge = Gauge(optimizer, panel, members, every=every, needs=needs)
     header = Header(panel.names, site_names(optimizer, members), chosen.name, {"horizon": horizon, "every": every})
-    pilot = Pilot(
-        optimizer,
-        helm=helm,
-        gauge=Gauge(optimizer, panel, members, every=every, needs=needs),
-        linkage=linkage,
-        snapshot=None if watch is None or mode != "act" else Snapshot(optimizer, model),
-        every=every,
-        mode=mode,
-        schedule=schedule,
-        validate=validate,
-        validate_every=period,
-        trace=Trace(header, trace),
-    )
+    linkage = Linkage(panel, optimizer, members, scheduled=schedule is not None)
+    try:
+        pilot = Pilot(
+            optimizer,
+            helm=helm,
+            gauge=gauge,
+            linkage=linkage,
+            snapshot=None if watch is None or mode != "act" else Snapshot(optimizer, model),
+            every=every,
+            mode=mode,
+            schedule=schedule,
+            validate=validate,
+            validate_every=period,
+            trace=Trace(header, trace),
+        )
+    except BaseException:
+        linkage.release()
+        raise
     optimizer._trimtab_pilot = pilot  # type: ignore[attr-defined]  # one optimizer, one pilot
     return pilot
 
@@ -146,7 +158,7 @@ def site_names(optimizer: Optimizer, sites: Sequence[Sequence[int]]) -> tuple[st
 def _controller(controller: str | Controller | None) -> Controller | None:
     if isinstance(controller, str):
         return controller_named(controller)
-    if controller is not None and not isinstance(controller, Controller):
+    if controller is not None and (isinstance(controller, type) or not isinstance(controller, Controller)):
         raise SignalError(
             f"`controller` must be a name or have `name`, `needs`, `prior`, `start` and `act`, got {controller!r}."
         )
@@ -181,6 +193,30 @@ def _check(optimizer: Optimizer, every: int, horizon: int | None, mode: str, sit
         raise SignalError(f"`mode` must be 'observe', 'suggest' or 'act', got {mode!r}.")
     if sites not in ("run", "groups"):
         raise KnobError(f"`sites` must be 'run' or 'groups', got {sites!r}.")
+
+
+def _check_company(
+    optimizer: Optimizer, schedule: object, validate: object, validate_every: object, model: object, guard: object
+) -> None:
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise SignalError(
+            "`schedule` must be stepped without arguments, and ReduceLROnPlateau needs a metric: use the controller "
+            "'plateau' instead."
+        )
+    if schedule is not None and (not isinstance(schedule, LRScheduler) or isinstance(schedule, Pilot)):
+        raise SignalError(
+            f"`schedule` must be a torch.optim.lr_scheduler.LRScheduler or None, got {type(schedule).__name__}."
+        )
+    if schedule is not None and schedule.optimizer is not optimizer:
+        raise SignalError("`schedule` must be one on this optimizer, got one on another: build it on the same.")
+    if validate is not None and not callable(validate):
+        raise SignalError(f"`validate` must be a function without arguments, got {type(validate).__name__}.")
+    if validate is None and validate_every is not None:
+        raise SignalError(f"`validate_every` needs `validate=`, got validate_every={validate_every!r} without.")
+    if model is not None and not isinstance(model, nn.Module):
+        raise SignalError(f"`model` must be a torch.nn.Module or None, got {type(model).__name__}.")
+    if not isinstance(guard, Guard | bool):
+        raise SignalError(f"`guard` must be True, False or a Guard, got {guard!r}.")
 
 
 @functools.cache

@@ -8,6 +8,7 @@ Letters: ``S`` sites, ``K`` knobs, ``m`` sampled coordinates, ``W`` steps since 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimtab.checkpoint import fitted
 from trimtab.errors import SignalError
 from trimtab.knobs import Panel
 from trimtab.linkage import read_field
 from trimtab.probe import SAMPLE, STATISTICS, Probe
+from trimtab.ranks import averaged, local, shards, share
 from trimtab.rules import Rule, rule_of, tangents
 from trimtab.signals import Signals, is_reading
 
@@ -35,7 +38,7 @@ class Gauge:
         sample: the most coordinates measured of a site.
 
     Raises:
-        SignalError: a site has no parameters.
+        SignalError: a site has no parameters, or a hypergradient is asked for of complex or sharded ones.
         TaskError: a hypergradient is asked for and the optimizer has no rule twin.
     """
 
@@ -53,7 +56,14 @@ class Gauge:
         self._sites = tuple(tuple(site) for site in sites)
         self._rule: Rule | None = rule_of(optimizer) if "hypergrad" in needs else None
         groups = optimizer.param_groups
-        sizes = [[_local(p).numel() for g in site for p in groups[g]["params"]] for site in self._sites]
+        self._shards = shards(self._params())
+        if self._rule is not None and (self._shards is not None or any(p.is_complex() for p in self._params())):
+            raise SignalError(
+                "A hypergradient cannot be measured of sharded or complex parameters: choose another one."
+            )
+        sizes = [[local(p).numel() for g in site for p in groups[g]["params"]] for site in self._sites]
+        if self._shards is not None:  # this rank may hold nothing of a small site: one zero stands for it
+            sizes = [[*site, 1] for site in sizes]
         device = next((p.device for p in self._params()), torch.device("cpu"))
         self._probe = Probe(sizes, device, sample)
         self._last: tuple[Tensor, Tensor] | None = None
@@ -69,20 +79,22 @@ class Gauge:
         return self._pending is not None
 
     @torch.no_grad()
-    def look(self, number: int) -> None:
+    def look(self, number: int, *, is_blind: bool = False) -> None:
         """Measure what optimizer step `number` (from 1) finds; called in the step pre-hook.
 
         Args:
             number: the step about to be taken.
+            is_blind: its gradient is not known yet: the optimizer computes it itself, by a closure.
         """
         reads, leads = is_reading(number, self._every), is_reading(number + 1, self._every)
         if not reads and not leads:
             return
-        grads = self._grads()
-        weight = self._probe.sample([_local(p).reshape(1, -1) for p in self._params()])
-        grad = self._probe.sample([g.reshape(1, -1) for g in grads])
+        grads = self._grads(is_blind)
+        weight = self._sample([local(p) for p in self._params()])
+        grad = self._sample(grads)
         if reads:
             self._pending = self._measure(weight, grad, grads)
+            self._tangents = None  # used; the step may lead to the next reading all the same
         if leads:
             self._last = (weight, grad)
             if self._rule is not None:
@@ -111,8 +123,10 @@ class Gauge:
             raise SignalError("No reading waits: the optimizer has not stepped since the last one.")
         device = self._pending.device
         losses = torch.stack([torch.as_tensor(x, dtype=torch.float64).reshape(()).to(device) for x in self._losses])
-        vector = _reduced(torch.cat([losses, self._pending.reshape(-1).to(torch.float64)])).cpu()
-        window, flat = vector[: len(losses)], vector[len(losses) :]
+        val = torch.tensor(_told(val_loss), dtype=torch.float64, device=device)
+        statistics = self._pending.reshape(-1).to(torch.float64) * (self._shards or 1)
+        vector = averaged(torch.cat([losses, val, statistics])).cpu()
+        window, told, flat = vector.tensor_split([len(losses), len(losses) + len(val)])
         self._losses, self._pending = [], None
         sites = len(self._sites)
         split = flat[: len(STATISTICS) * sites].reshape(len(STATISTICS), sites)
@@ -123,66 +137,87 @@ class Gauge:
             step=torch.tensor([number]),
             losses=window[None],
             values=values[None],
-            val_loss=None if val_loss is None else torch.tensor([val_loss], dtype=torch.float64),
+            val_loss=told[:1] / told[1:2] if told[2] > 0 else None,
             **named,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a resumed run needs to measure on exactly; its keys are always the same."""
-        width = self._probe.width
-        empty = torch.full((1, width), torch.nan)
+        """Give what a resumed run needs to measure on exactly; its keys and shapes are always the same."""
+        empty = self._sample([torch.full_like(local(p), torch.nan) for p in self._params()])
         last = self._last or (empty, empty)
-        return {
+        count, room = len(self._losses), max(self._every, 3)  # steps between readings: 3 from 4 to 7
+        window = [float(x) for x in self._losses[-room:]]
+        state = {
             "last_weight": last[0].clone(),
             "last_grad": last[1].clone(),
             "first": (empty if self._first is None else self._first).clone(),
-            "seen": torch.tensor([self._last is not None, self._first is not None]),
-            "losses": torch.tensor([float(x) for x in self._losses], dtype=torch.float64),
+            "seen": torch.tensor([self._last is not None, self._first is not None, self._tangents is not None]),
+            "losses": torch.tensor(window + [math.nan] * (room - len(window)), dtype=torch.float64),
+            "count": torch.tensor(min(count, room)),
+            "tangents": [],
         }
+        if self._rule is not None:
+            state["tangents"] = self._tangents or [
+                p.new_zeros(len(self._panel), *p.shape).detach() for p in self._params()
+            ]
+        return {share(self._shards): state}
+
+    def check(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """Give the part of a state that is this rank's, on its device; None where it was split over other ranks."""
+        mine = self.state_dict()
+        if state.keys().isdisjoint(mine):
+            return None
+        found: dict[str, Any] = fitted({name: state.get(name) for name in mine}, mine, "gauge")
+        return found[share(self._shards)]  # type: ignore[no-any-return]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken.
 
         Args:
-            state: what `state_dict` gave.
+            state: what `state_dict` gave; begins anew where it was split over other ranks.
 
         Raises:
-            SignalError: it was taken of a model of another size.
+            StateError: it was taken of a model of another size, or with another `every`.
         """
-        if state["first"].shape != (1, self._probe.width):
-            raise SignalError(
-                f"The saved gauge sampled {state['first'].shape[-1]} coordinates, this model gives {self._probe.width}:"
-                f" the checkpoint is of another model or other sites."
-            )
-        device = next(iter(self._params())).device
-        has_last, has_first = state["seen"].tolist()
-        pair = (state["last_weight"].to(device), state["last_grad"].to(device))
-        self._last = pair if has_last else None
-        self._first = state["first"].to(device) if has_first else None
-        self._losses = list(state["losses"].tolist())
-        self._pending, self._tangents = None, None
+        found = self.check(state)
+        self._pending, self._last, self._first, self._tangents, self._losses = None, None, None, None, []
+        if found is None:
+            return
+        has_last, has_first, has_tangents = found["seen"].tolist()
+        self._last = (found["last_weight"], found["last_grad"]) if has_last else None
+        self._first = found["first"] if has_first else None
+        self._tangents = found["tangents"] if has_tangents else None
+        self._losses = found["losses"][: int(found["count"])].tolist()
+
+    def _sample(self, tensors: list[Tensor]) -> Tensor:
+        """``[1, m]``: the sampled coordinates of tensors like the parameters."""
+        pieces = [t.reshape(1, -1) for t in tensors]
+        if self._shards is not None:
+            counts = [sum(len(self._optimizer.param_groups[g]["params"]) for g in site) for site in self._sites]
+            pieces = [t for site in _chunks(pieces, counts) for t in (*site, pieces[0].new_zeros(1, 1))]
+        return self._probe.sample(pieces)
 
     def _params(self) -> list[Tensor]:
         groups = self._optimizer.param_groups
         return [p for site in self._sites for g in site for p in groups[g]["params"]]
 
-    def _grads(self) -> list[Tensor]:
+    def _grads(self, is_blind: bool) -> list[Tensor]:
         """Give each parameter's gradient, local, dense, in the loss's unit; zeros where there is none."""
         scale = getattr(self._optimizer, "grad_scale", None)  # set by GradScaler around fused optimizers only
         grads = []
         for p in self._params():
-            g = torch.zeros_like(_local(p)) if p.grad is None else _local(p.grad)
-            g = g.to_dense() if g.is_sparse else g
+            g = torch.zeros_like(local(p)) if p.grad is None or is_blind else local(p.grad)
             grads.append(g if scale is None else g / scale)
-        if not self._warned and all(p.grad is None for p in self._params()):
-            self._warned = True
-            warnings.warn(
-                "No parameter has a gradient when the optimizer steps (is it stepped inside backward?): only the loss "
-                "informs the controller.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if is_blind:
+            self._warn("The optimizer is stepped with a closure, so gradients are not known before it moves")
+        elif all(p.grad is None for p in self._params()):
+            self._warn("No parameter has a gradient when the optimizer steps (is it stepped inside backward?)")
         return grads
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{what}: only the loss informs the controller.", RuntimeWarning, stacklevel=2)
 
     def _measure(self, weight: Tensor, grad: Tensor, grads: list[Tensor]) -> Tensor:
         """``[9 S (+ S K)]`` statistics, on the device."""
@@ -211,7 +246,7 @@ class Gauge:
             for g in site:
                 group = self._optimizer.param_groups[g]
                 for p in group["params"]:
-                    values = {n: torch.as_tensor(read_field(group, n)).to(p) for n in rule.defaults}
+                    values = {n: torch.as_tensor(read_field(group, n), dtype=p.dtype).to(p) for n in rule.defaults}
                     slots = rule.slots_of(self._optimizer, p)
                     rows.append(tangents(rule, next(at), slots, p.detach(), values, self._panel.names))
         return rows
@@ -222,16 +257,8 @@ def _chunks(items: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
     return [[next(at) for _ in range(count)] for count in counts]
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """Give this rank's part of a sharded tensor, or the tensor."""
-    tensor = tensor.detach()
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def _reduced(vector: Tensor) -> Tensor:
-    """Average one small vector over the ranks, so that all decide alike; the vector itself without them."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return vector
-    distributed.all_reduce(vector)
-    return vector / distributed.get_world_size()
+def _told(val_loss: float | None) -> list[float]:
+    """Write a validation loss as a sum, a count and whether any is measured at all, to be averaged over ranks."""
+    if val_loss is None:
+        return [0.0, 0.0, 0.0]
+    return [0.0, 0.0, 1.0] if math.isnan(val_loss) else [val_loss, 1.0, 1.0]

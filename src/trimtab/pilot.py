@@ -13,8 +13,10 @@ Where a learning-rate scheduler was built, build a pilot; where it was stepped, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import itertools
+import os
+import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -22,14 +24,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from trimtab.errors import SignalError, StateError
+from trimtab.checkpoint import copied, matched, read_checkpoint, write_checkpoint
 from trimtab.gauge import Gauge
-from trimtab.guard import REASONS
-from trimtab.helm import Decision, Helm, is_restored, reason_of
+from trimtab.helm import Helm
 from trimtab.linkage import Linkage
+from trimtab.loop import Validate, single, step_kind, validated
+from trimtab.ranks import world
 from trimtab.signals import is_reading
 from trimtab.snapshot import Snapshot
-from trimtab.trace import Event, Trace
+from trimtab.trace import Trace, event_of
 
 Mode = Literal["observe", "suggest", "act"]
 VERSION = 1
@@ -47,12 +50,7 @@ class Pilot(LRScheduler):
         gauge: measures the optimizer.
         linkage: carries values to its groups.
         snapshot: what the guard goes back to; None without a guard.
-        every: steps between decisions.
-        mode: "act" turns knobs, "suggest" decides and only tells, "observe" measures and decides nothing.
-        schedule: the user's own scheduler on this optimizer, stepped by the pilot; the pilot's turns multiply it.
-        validate: gives a validation loss; None: none is measured.
-        validate_every: steps between validations.
-        trace: takes a row per decision and site.
+        trace: takes a row per decision and site; the others are :func:`trimtab.attach`'s.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class Pilot(LRScheduler):
         every: int,
         mode: Mode,
         schedule: LRScheduler | None,
-        validate: Callable[[], float | Tensor] | None,
+        validate: Validate | None,
         validate_every: int,
         trace: Trace,
     ) -> None:
@@ -81,11 +79,11 @@ class Pilot(LRScheduler):
         self._answered = 0  # the step that `step` was last called for
         self._skipped = 0
         self._now = linkage.start.tolist()  # [S][K] values of the step to come
-        self._ahead: list[list[list[float]]] = []  # [W][S][K] values of the steps up to the next reading
-        self._plan(1)
-        self._write()
+        self._ahead: dict[int, list[list[float]]] = {}  # [S][K] values by step, up to the next reading
+        self._write(1)
         hook = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]  # torch's is untyped
         self._hook = optimizer.register_step_pre_hook(hook)
+        self._load_hook = optimizer.register_load_state_dict_post_hook(self._after_load)
 
     def step(self, loss: Tensor | float | None = None, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take the step's loss and, at a reading, decide; called once after each ``optimizer.step()``.
@@ -98,21 +96,20 @@ class Pilot(LRScheduler):
             epoch: not used; there for torch's signature.
 
         Raises:
-            SignalError: the loss is not a single number.
+            SignalError: the loss, or what `validate` gave, is not a single number. Nothing is changed.
         """
-        if self.last_epoch == self._answered or not self.is_enabled:
+        if self.last_epoch == self._answered:
             return
-        number = self._answered = self.last_epoch
-        self._gauge.add(_single(loss))
-        if self._gauge.is_ready:
-            self._decide(number)
-        if self._schedule is not None:
-            self._linkage.restore()
-            self._schedule.step()
-            self._linkage.base = self._linkage.present()
-        if not self._ahead:
-            self._plan(number + 1)
-        self._write()
+        number, loss = self.last_epoch, single(loss)
+        reads = self.is_enabled and self._gauge.is_ready
+        measured = validated(self._validate, self._validate_every, number) if reads else None
+        self._answered = number
+        if self.is_enabled:
+            self._gauge.add(loss)
+        if reads:
+            self._decide(number, measured)
+        self._follow()
+        self._write(number + 1)
 
     def get_last_lr(self) -> list[float]:  # type: ignore[override]  # torch says float | Tensor; trainers log floats
         """Give each group's learning rate of the step to come, as floats."""
@@ -129,24 +126,13 @@ class Pilot(LRScheduler):
         return metrics_of(self._helm, self._state, self._used(), self.trace, skipped=self._skipped)
 
     def explain(self, last: int = 5) -> str:
-        """Say in words what the last decisions did and why.
-
-        Args:
-            last: how many.
-
-        Returns:
-            One line a decision and turned knob.
-        """
+        """Say in words what the last decisions did and why, a line for each and each turned knob."""
         from trimtab.report import explanation
 
         return explanation(self.trace, self._helm, last)
 
     def report(self, path: str) -> None:
-        """Write the run so far as one self-contained HTML page.
-
-        Args:
-            path: where to; replaced as a whole or not at all.
-        """
+        """Write the run so far as one self-contained HTML page; replaced as a whole or not at all."""
         from trimtab.report import write_report
 
         write_report(self.trace, path)
@@ -154,34 +140,42 @@ class Pilot(LRScheduler):
     def disable(self) -> None:
         """Stop turning, and put back the values of the user, or of the wrapped schedule, bit for bit.
 
-        A wrapped schedule is the user's to step again from here on.
+        From here on `step` does nothing but step the wrapped schedule, if there is one.
         """
-        self.is_enabled = False
-        if self.mode == "act":
+        if self._is_acting:
             self._linkage.restore()
-        self._hook.remove()
+        self.is_enabled = False
+        self._load_hook.remove()
+        if self._schedule is None:
+            self._hook.remove()
+        self._snapshot = None
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that an exact resume needs, as plain scalars, strings, lists, dictionaries and tensors."""
-        guarded = self._helm.guard is not None and self._helm.guard.in_checkpoint and self._snapshot is not None
+        guard = self._helm.guard
+        kept = None if guard is None or not guard.in_checkpoint or self._snapshot is None else self._snapshot.kept
         return {
             "version": VERSION,
             "controller": self._helm.controller.name,
             "knobs": list(self._helm.panel.names),
+            "sites": list(self.trace.header.sites),
+            "world": world(),
             "step": self.last_epoch,
             "answered": self._answered,
             "skipped": self._skipped,
             "enabled": self.is_enabled,
-            "base": [list(row) for row in self._linkage.base],
+            "base": copied(self._linkage.base),
             "start": self._linkage.start.clone(),
-            "helm": self._state,
+            "helm": copied(self._state),
             "gauge": self._gauge.state_dict(),
             "schedule": {} if self._schedule is None else self._schedule.state_dict(),
-            "snapshot": (self._snapshot.kept or {}) if guarded and self._snapshot is not None else {},
+            "snapshot": kept or {},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; the optimizer's own state is loaded by its owner.
+        """Go on where `state_dict` was taken; the optimizer's own state is loaded by its owner, before or after.
+
+        Where the number of ranks has changed since, features warm up anew.
 
         Args:
             state_dict: what `state_dict` gave.
@@ -189,115 +183,117 @@ class Pilot(LRScheduler):
         Raises:
             StateError: it is no pilot's, or of another controller, other knobs or another model. Nothing is changed.
         """
-        _check_state(state_dict, self)
-        self._gauge.load_state_dict(state_dict["gauge"])
-        self.last_epoch, self._answered = state_dict["step"], state_dict["answered"]
-        self._skipped, self.is_enabled = state_dict["skipped"], state_dict["enabled"]
-        self._linkage.base, self._linkage.start = state_dict["base"], state_dict["start"]
-        self._state = state_dict["helm"]
+        state = matched(state_dict, self.state_dict())
+        self._gauge.check(state["gauge"])
+        if state["snapshot"] and self._snapshot is not None:
+            self._snapshot.check(state["snapshot"])
+        self._gauge.load_state_dict(state["gauge"])
+        self.last_epoch, self._answered = state["step"], state["answered"]
+        self._skipped = state["skipped"]
+        self._linkage.base, self._linkage.start = state["base"], state["start"]
+        self._state = state["helm"]
         if self._schedule is not None:
-            self._schedule.load_state_dict(state_dict["schedule"])
+            self._schedule.load_state_dict(state["schedule"])
         if self._snapshot is not None:
-            self._snapshot.load(state_dict["snapshot"] or None)
-        self._plan(self._answered + 1)
-        self._write()
+            self._snapshot.load(state["snapshot"] or None)
+        if state["world"] != world():
+            warnings.warn(f"{state['world']} ranks became {world()}: features warm up anew.", RuntimeWarning, 2)
+            self._state = self._state | {"memory": self._helm.features.start(1)}
+        if self.is_enabled and not state["enabled"]:
+            self.disable()
+        self._ahead = {}
+        self._write(self._answered + 1)
+
+    def save(self, path: str | os.PathLike[str], beside: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint file as a whole or not at all, whatever kills the process or fills the disk.
+
+        Args:
+            path: where to; a checkpoint there is replaced once the new one is on disk.
+            beside: what else belongs to it: ``{"model": model.state_dict(), "optimizer": optimizer.state_dict()}``.
+        """
+        write_checkpoint(path, self.state_dict(), beside or {})
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Go on from a checkpoint that `save` wrote; a damaged or foreign file is a StateError and changes nothing.
+
+        Args:
+            path: the file.
+
+        Returns:
+            What was saved `beside`, for its owners to load.
+        """
+        state, beside = read_checkpoint(path)
+        self.load_state_dict(state)
+        return beside
+
+    @property
+    def _is_acting(self) -> bool:
+        return self.mode == "act" and self.is_enabled
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Measure before each update; the optimizer's own hook, so it fires under every wrapper."""
-        if not self.is_enabled or self._is_rehearsal():
-            return
-        found = getattr(optimizer, "found_inf", None)  # GradScaler's, around fused optimizers: weights will stay
-        if found is not None and float(found) > 0:
+        kind = step_kind(optimizer, args, kwargs)
+        if kind == "skipped":
             self._skipped += 1
+        if kind in ("skipped", "rehearsal"):
             return
         self.last_epoch += 1
-        self._gauge.look(self.last_epoch)
-        guard = self._helm.guard
-        if self._snapshot is None or guard is None or not self._gauge.is_ready:
+        if not self.is_enabled:
             return
-        if bool(guard.is_due(torch.tensor([self.last_epoch]), self._state["guard"])):
+        self._gauge.look(self.last_epoch, is_blind=kind == "blind")
+        guard = self._helm.guard
+        if self._snapshot is None or guard is None:
+            return
+        if not self._snapshot.is_whole:  # the first step, after a load, or parameters were added
+            self._snapshot.hold()
+            self._snapshot.keep()
+        elif self._gauge.is_ready and bool(guard.is_due(torch.tensor([self.last_epoch]), self._state["guard"])):
             self._snapshot.hold()
 
-    def _is_rehearsal(self) -> bool:
-        """Whether this is the step at rate 0 by which torch's distributed checkpoints make an optimizer's slots."""
-        return not self.optimizer.state and all(float(group.get("lr", 1)) == 0 for group in self.optimizer.param_groups)
+    def _after_load(self, optimizer: Optimizer) -> None:
+        """Own the last write: what a checkpoint of the optimizer put into its groups is not what holds."""
+        if self._is_acting:
+            self._linkage.write(self._now)
 
-    def _decide(self, number: int) -> None:
+    def _decide(self, number: int, measured: float | None) -> None:
         used = self._used()
-        signals = self._gauge.read(number, used, self._validation(number))
-        before = self._state
-        decision, self._state = self._helm.steer(signals, self._state)
+        signals = self._gauge.read(number, used, measured)
         if self.mode != "act":
-            kept = {name: before[name] for name in ("position", "values")}
-            self._state = self._state | kept
-        elif self._snapshot is not None and decision.verdict is not None:
-            self._obey(decision)
-        self._ahead = []
-        self.trace.add(number, decision, used, event=self._event(decision))
+            mine = {"position": self._helm.panel.to_unit(used[None]).clamp(0, 1), "values": used[None]}
+            decision, state = self._helm.steer(signals, self._state | mine)
+            self._state = state | mine
+        else:
+            decision, self._state = self._helm.steer(signals, self._state)
+            if self._snapshot is not None and decision.verdict is not None:
+                self._snapshot.obey(decision.verdict)
+        self._ahead = {}
+        self.trace.keep(number, decision, used, event=event_of(decision, is_acting=self.mode == "act"))
 
-    def _obey(self, decision: Decision) -> None:
-        assert self._snapshot is not None
-        assert decision.verdict is not None
-        if is_restored(decision):
-            self._snapshot.restore()
-        if bool(decision.verdict.keep):
-            self._snapshot.keep()
-        self._snapshot.drop()
-
-    def _event(self, decision: Decision) -> Event:
-        if decision.verdict is None or not reason_of(decision):
-            return Event("", "")
-        kind = "gave up" if bool(decision.verdict.gave_up) else "restore" if is_restored(decision) else "alarm"
-        return Event(kind, REASONS[reason_of(decision)])
-
-    def _validation(self, number: int) -> float | None:
-        if self._validate is None:
-            return None
-        return float(self._validate()) if number % self._validate_every == 0 else math.nan
+    def _follow(self) -> None:
+        """Let the wrapped schedule see its own values, and take its next ones as the base."""
+        if self._schedule is None:
+            return
+        if self._is_acting:
+            self._linkage.restore()
+        self._schedule.step()
+        if self._is_acting:
+            self._linkage.follow()
 
     def _used(self) -> Tensor:
         """``[S, K]`` values that are set now."""
-        if self.mode != "act" or self._schedule is not None or not self.is_enabled:
+        if not self._is_acting or self._schedule is not None:
             return self._linkage.read()
         return torch.tensor(self._now, dtype=torch.float64)
 
-    def _plan(self, first: int) -> None:
-        """Work out the values of all steps up to the next reading at once; they cannot change before it."""
-        last = first
-        while not is_reading(last, self.every):
-            last += 1
-        rows = self._helm.values_over(self._state, first, last)[:, 0].tolist()
-        self._ahead = rows[::-1]
-
-    def _write(self) -> None:
+    def _write(self, number: int) -> None:
         """Set the values of the step to come, where they are not what is set already."""
-        now = self._ahead.pop()
-        if self.mode == "act" and self.is_enabled and (self._schedule is not None or now != self._now):
+        if not self._is_acting:
+            return
+        if number not in self._ahead:  # all up to the next reading at once: they cannot change before it
+            last = next(step for step in itertools.count(number) if is_reading(step, self.every))
+            rows = self._helm.values_over(self._state, number, last)[:, 0].tolist()
+            self._ahead = dict(zip(range(number, last + 1), rows, strict=True))
+        now = self._ahead[number]
+        if self._schedule is not None or now != self._now:
             self._linkage.write(now)
         self._now = now
-
-
-def _single(loss: Tensor | float | None) -> Tensor | float:
-    if loss is None:
-        return math.nan
-    if isinstance(loss, Tensor) and loss.numel() != 1:
-        raise SignalError(f"`loss` must be a single number, got a tensor of shape {list(loss.shape)}: give its mean.")
-    if not isinstance(loss, Tensor | float | int):
-        raise SignalError(f"`loss` must be a number or a tensor of one element, got {type(loss).__name__}.")
-    return loss
-
-
-def _check_state(state: Any, pilot: Pilot) -> None:
-    if not isinstance(state, dict) or "helm" not in state or "version" not in state:
-        raise StateError("This is no pilot's state: it has no 'helm' and 'version'. Was a scheduler's loaded?")
-    if state["version"] != VERSION:
-        raise StateError(f"This state is of version {state['version']}, this trimtab reads version {VERSION}.")
-    mine = pilot.state_dict()
-    for name in ("controller", "knobs"):
-        if state[name] != mine[name]:
-            raise StateError(f"The state's {name} is {state[name]!r}, this pilot's {mine[name]!r}: attach it the same.")
-    if state["start"].shape != mine["start"].shape:
-        raise StateError(
-            f"The state has {state['start'].shape[0]} sites, this pilot {mine['start'].shape[0]}: attach it to the "
-            f"same parameter groups."
-        )

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import StateError
+from trimtab.guard import Verdict
+from trimtab.ranks import is_sharded
 
 State = dict[str, Any]
 
@@ -45,17 +47,46 @@ class Snapshot:
         if self._held is not None:
             self.kept, self._held = self._held, None
 
+    def obey(self, verdict: Verdict) -> None:
+        """Do as the guard says of a run of one member: go back, keep what is held, or neither."""
+        if bool(verdict.restore):
+            self.restore()
+        if bool(verdict.keep):
+            self.keep()
+        self.drop()
+
     def drop(self) -> None:
         """Forget what is held."""
         self._held = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a snapshot, and of as many parameters as the optimizer has now."""
+        return self.kept is not None and len(self.kept["params"]) == len(self._params())
+
+    def check(self, kept: State) -> None:
+        """Refuse a snapshot that was taken of another model.
+
+        Args:
+            kept: one from a checkpoint.
+
+        Raises:
+            StateError: its parameters, slots or buffers are not as many, or of other shapes.
+        """
+        buffers = [] if self._model is None else list(self._model.buffers())
+        for name, live in (("params", self._params()), ("buffers", buffers)):
+            found, expected = [t.shape for t in kept[name]], [t.shape for t in live]
+            if found != expected:
+                raise StateError(
+                    f"The snapshot holds {len(found)} {name}, this run has {len(expected)}, or their shapes differ: it "
+                    f"was taken of another model."
+                )
+        if len(kept["slots"]) != len(kept["params"]):
+            raise StateError(f"The snapshot holds {len(kept['params'])} params, and slots of {len(kept['slots'])}.")
+
     def load(self, kept: State | None) -> None:
-        """Take a snapshot from a checkpoint; None: the state now is the snapshot."""
-        self._held = None
-        self.kept = kept
-        if kept is None:
-            self.hold()
-            self.keep()
+        """Take a snapshot from a checkpoint; None: the next step begins with a new one."""
+        self._held, self.kept = None, kept
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -66,13 +97,8 @@ class Snapshot:
         """
         if self.kept is None:
             raise StateError("There is no snapshot to restore: none has been kept yet.")
-        params = self._params()
-        if [p.shape for p in params] != [q.shape for q in self.kept["params"]]:
-            raise StateError(
-                f"The snapshot holds {len(self.kept['params'])} parameters, the optimizer has {len(params)}, or their "
-                f"shapes differ: it was taken of another model."
-            )
-        for param, saved, slots in zip(params, self.kept["params"], self.kept["slots"], strict=True):
+        self.check(self.kept)
+        for param, saved, slots in zip(self._params(), self.kept["params"], self.kept["slots"], strict=True):
             param.copy_(saved)
             self._restore_slots(param, slots)
         if self._model is not None:
@@ -100,7 +126,7 @@ class Snapshot:
 def _copied(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return copy.deepcopy(value)
-    if value.device.type != "cuda":
+    if value.device.type != "cuda" or is_sharded(value):  # a shard stays where it is: pinned memory knows no shards
         return value.detach().clone()
     pinned = torch.empty_like(value, device="cpu", pin_memory=True)
     return pinned.copy_(value, non_blocking=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ import numpy as np
 from torch import Tensor
 
 from trimtab.errors import TraceError
-from trimtab.helm import Decision
+from trimtab.guard import REASONS
+from trimtab.helm import Decision, is_restored, reason_of
 
 SCHEMA = "trimtab-trace-1"
 RECENT = 4096  # rows kept in memory, for `explain`, `metrics` and `report`
@@ -99,11 +101,21 @@ class Trace:
         if self._file is not None:
             text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
             try:
-                self._file.write(text.encode())
+                _write_whole(self._file, text.encode())
             except OSError as error:
                 raise TraceError(
                     f"The trace {self._path} cannot be written ({error}): free space, or trace=None."
                 ) from (error)
+
+    def keep(self, step: int, decision: Decision, used: Tensor, *, event: Event) -> None:
+        """Do as `add`, but end the file with a warning where it cannot be written: a long run must not end of it."""
+        try:
+            self.add(step, decision, used, event=event)
+        except TraceError as error:
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+            warnings.warn(f"{error} The run goes on without it.", RuntimeWarning, stacklevel=4)
 
     def close(self) -> Path | None:
         """End the file and write the rows in columns beside it.
@@ -164,6 +176,21 @@ def read_trace(path: str | Path) -> tuple[Header, list[Row]]:
     if not lines:
         raise TraceError(f"{path} holds no whole line: the run ended before its first decision.")
     return _header_from(lines[0].decode(errors="replace"), path), [json.loads(line) for line in lines[1:] if line]
+
+
+def event_of(decision: Decision, *, is_acting: bool = True) -> Event:
+    """Name what the guard did at a decision; where nobody acts on it, a restore is an alarm."""
+    if decision.verdict is None or not reason_of(decision):
+        return Event("", "")
+    kind = "gave up" if bool(decision.verdict.gave_up[0]) else "restore"
+    kind = kind if is_acting and is_restored(decision) else "alarm"
+    return Event(kind, REASONS[reason_of(decision)])
+
+
+def _write_whole(file: Any, content: bytes) -> None:
+    """Write all of it: on a full disk a raw file takes a part and raises only at the next write."""
+    while content:
+        content = content[file.write(content) :]
 
 
 def _opened(path: Path, header: Header) -> Any:

@@ -1,0 +1,85 @@
+"""Loop: what the calls of a user's training loop, or of the framework that runs it, mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import SignalError
+from trimtab.ranks import local
+
+StepKind = Literal["step", "blind", "skipped", "rehearsal"]
+Validate = Callable[[], float | Tensor | None]
+
+
+def step_kind(optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> StepKind:
+    """Say what a step about to be taken is.
+
+    Args:
+        optimizer: whose.
+        args: of ``optimizer.step``, itself included, as its pre-hook gets them.
+        kwargs: likewise.
+
+    Returns:
+        "rehearsal" where torch's distributed checkpoints make an optimizer's slots (rate 0, gradients of zeros);
+        "skipped" where GradScaler found an overflow and a fused optimizer will leave the weights; "blind" where the
+        gradient is not known yet, since a closure will compute it; else "step".
+    """
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if closure is not None:
+        return "blind"
+    groups = optimizer.param_groups
+    if "closure" in kwargs and not optimizer.state and all(float(group.get("lr", 1)) == 0 for group in groups):
+        grads = [local(p.grad) for group in groups for p in group["params"] if p.grad is not None]
+        return "step" if any(bool(g.any()) for g in grads) else "rehearsal"
+    found = getattr(optimizer, "found_inf", None)  # GradScaler's, around fused optimizers only
+    return "skipped" if found is not None and float(found) > 0 else "step"
+
+
+def single(loss: Any, what: str = "`loss`") -> Tensor | float:
+    """Check that a loss is one number.
+
+    Args:
+        loss: a number, a tensor of one element, or None.
+        what: its name, for the error.
+
+    Returns:
+        It, NaN for None; a tensor stays one, where it is.
+
+    Raises:
+        SignalError: it is something else.
+    """
+    if loss is None:
+        return math.nan
+    if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
+        return loss
+    if isinstance(loss, Tensor):
+        kind = f"{str(loss.dtype).removeprefix('torch.')} tensor of shape {list(loss.shape)}"
+        raise SignalError(f"{what} must be a single number, got a {kind}: give its mean.")
+    if not isinstance(loss, Real):
+        raise SignalError(f"{what} must be a number or a tensor of one element, got {type(loss).__name__}.")
+    return float(loss)
+
+
+def validated(validate: Validate | None, every: int, number: int) -> float | None:
+    """Measure a validation loss where it is time.
+
+    Args:
+        validate: the user's function; None: none is measured in this run.
+        every: steps between validations.
+        number: the optimizer step.
+
+    Returns:
+        The loss; NaN where it is not measured now, or not on this rank (the function gave None or NaN); None if never.
+
+    Raises:
+        SignalError: the function gave something else than a number.
+    """
+    if validate is None:
+        return None
+    return math.nan if number % every else float(single(validate(), "What `validate` gives"))
