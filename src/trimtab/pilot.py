@@ -255,6 +255,7 @@ class Pilot(LRScheduler):
         if self._is_acting:
             self._linkage.write(self._now)
 
+    @torch.no_grad()  # a policy's weights would tie each decision to all before it
     def _decide(self, number: int, measured: float | None) -> None:
         used = self._used()
         signals = self._gauge.read(number, used, measured)
