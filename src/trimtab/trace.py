@@ -7,6 +7,7 @@ installed, else as npz. The schema is versioned; :func:`read_trace` reads all th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
@@ -103,9 +105,8 @@ class Trace:
             try:
                 _write_whole(self._file, text.encode())
             except OSError as error:
-                raise TraceError(
-                    f"The trace {self._path} cannot be written ({error}): free space, or trace=None."
-                ) from (error)
+                message = f"The trace {self._path} cannot be written ({error}): free space, or trace=None."
+                raise TraceError(message) from error
 
     def keep(self, step: int, decision: Decision, used: Tensor, *, event: Event) -> None:
         """Do as `add`, but end the file with a warning where it cannot be written: a long run must not end of it."""
@@ -164,18 +165,13 @@ def read_trace(path: str | Path) -> tuple[Header, list[Row]]:
     path = Path(path)
     if not path.is_file():
         raise TraceError(f"There is no trace at {path}.")
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as columns:
-            return _from_columns(str(columns["header"]), {n: columns[n].tolist() for n in columns if n != "header"})
-    if path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        table = parquet.read_table(path)
-        return _from_columns((table.schema.metadata or {}).get(b"trimtab", b"").decode(), table.to_pydict())
+    if path.suffix in (".npz", ".parquet"):
+        return _read_columns(path)
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was never finished
     if not lines:
         raise TraceError(f"{path} holds no whole line: the run ended before its first decision.")
-    return _header_from(lines[0].decode(errors="replace"), path), [json.loads(line) for line in lines[1:] if line]
+    header = _header_from(lines[0].decode(errors="replace"), path)
+    return header, [_row_from(line, number, path) for number, line in enumerate(lines[1:], 2) if line]
 
 
 def event_of(decision: Decision, *, is_acting: bool = True) -> Event:
@@ -188,13 +184,18 @@ def event_of(decision: Decision, *, is_acting: bool = True) -> Event:
 
 
 def _write_whole(file: Any, content: bytes) -> None:
-    """Write all of it: on a full disk a raw file takes a part and raises only at the next write."""
-    while content:
-        content = content[file.write(content) :]
+    """Write all of it, or nothing: on a full disk a raw file takes a part and raises only at the next write."""
+    end = file.tell()
+    try:
+        while content:
+            content = content[file.write(content) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 def _opened(path: Path, header: Header) -> Any:
-    line = (json.dumps({"schema": SCHEMA, **vars(header)}) + "\n").encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and path.stat().st_size:
@@ -202,20 +203,22 @@ def _opened(path: Path, header: Header) -> Any:
             there = read_trace(path)[0] if path.stat().st_size else header
             if (there.knobs, there.sites) != (header.knobs, header.sites):
                 raise TraceError(f"{path} traces knobs {there.knobs} at sites {there.sites}, not this run's: move it.")
-        file = path.open("ab", buffering=0)
-        if file.tell() == 0:
-            file.write(line)
+        if not path.is_file() or not path.stat().st_size:
+            path.write_text(json.dumps({"schema": SCHEMA, **vars(header)}) + "\n")
+        return path.open("ab", buffering=0)
     except OSError as error:
         raise TraceError(f"The trace {path} cannot be opened ({error}): give another path, or trace=None.") from error
-    return file
 
 
 def _mend(path: Path) -> None:
-    """Cut off a last line that a kill left unfinished."""
+    """Cut off a last line that a kill left unfinished; of a file that is no trace, nothing."""
     content = path.read_bytes()
+    first, newline, _ = content.partition(b"\n")
+    begin = json.dumps({"schema": SCHEMA})[:-1].encode()
+    if newline or first[: len(begin)] != begin[: len(first)]:
+        _header_from(first.decode(errors="replace"), path)
     if not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _header_from(text: str, path: Path | str) -> Header:
@@ -228,6 +231,27 @@ def _header_from(text: str, path: Path | str) -> Header:
     if not known:
         raise TraceError(f"{path} is a trace of another schema; this trimtab reads {SCHEMA}.")
     return header
+
+
+def _row_from(line: bytes, number: int, path: Path) -> Row:
+    try:
+        row: Row = json.loads(line)
+    except ValueError as error:
+        raise TraceError(f"The line {number} of {path} is damaged: {error}.") from error
+    return row
+
+
+def _read_columns(path: Path) -> tuple[Header, list[Row]]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as columns:
+                return _from_columns(str(columns["header"]), {n: columns[n].tolist() for n in columns if n != "header"})
+        from pyarrow import parquet
+
+        table = parquet.read_table(path)
+    except (ValueError, KeyError, AttributeError, BadZipFile) as error:  # pyarrow's errors are ValueErrors
+        raise TraceError(f"{path} is no trace ({error}).") from error
+    return _from_columns((table.schema.metadata or {}).get(b"trimtab", b"").decode(), table.to_pydict())
 
 
 def _from_columns(text: str, columns: dict[str, Sequence[Any]]) -> tuple[Header, list[Row]]:
