@@ -12,6 +12,7 @@ import json
 import math
 import os
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ class Trace:
         self.decided = 0
         self._path = None if path is None else Path(path)
         self._file = None if self._path is None else _opened(self._path, header)
+        if self._file is not None:  # a run that ends without `close` leaves no open file behind
+            weakref.finalize(self, self._file.close)
 
     def add(self, step: int, decision: Decision, used: Tensor, *, event: Event) -> None:
         """Record one decision; one write and one flush to the operating system.
