@@ -90,6 +90,7 @@ def test_a_damaged_trace_is_told(tmp_path, capsys):
     assert f"{tmp_path}/a.jsonl is no trace" in fails(capsys, "report", str(tmp_path / "a.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_race_ends_in_a_table_and_a_page(tmp_path, capsys):
     """A race prints its table and the page's place; run again, it prints the same table without a run."""
     command = ["race", "quadratic-v1", *SMALL, "--out", str(tmp_path)]
@@ -104,6 +105,7 @@ def test_a_race_ends_in_a_table_and_a_page(tmp_path, capsys):
     assert "trimtab race" in (tmp_path / "race.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_race_as_json(tmp_path, capsys):
     """With --json, stdout is one JSON document."""
     assert main(["race", "quadratic-v1", *SMALL, "--out", str(tmp_path), "--json"]) == 0
@@ -111,6 +113,7 @@ def test_a_race_as_json(tmp_path, capsys):
     assert {"constant", "plain-constant"} == {standing["contender"] for standing in told["standings"]}
 
 
+@pytest.mark.slow
 def test_a_report_from_a_trace(tmp_path, capsys):
     """The trace of a race's run becomes a page, beside it by default."""
     assert main(["race", "quadratic-v1", *SMALL, "--out", str(tmp_path)]) == 0

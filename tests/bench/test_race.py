@@ -103,6 +103,7 @@ def test_processes_give_the_same_rows(tmp_path):
     assert facts(alone) == facts(pair)
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_shown(tmp_path):
     """A contender that diverges from one learning rate is in the table, its worst regret infinite."""
     result = run(plan("plain-constant", "cosine", lrs=(1e-2, 1e6), steps=150), tmp_path)
@@ -113,6 +114,7 @@ def test_diverged_runs_are_shown(tmp_path):
     assert "a run diverged" in text
 
 
+@pytest.mark.slow
 def test_a_page_needs_no_other_file_and_no_script(tmp_path):
     """The page loads nothing: no address in src, href or url, no script; and no two ids are the same."""
     import re
@@ -127,6 +129,7 @@ def test_a_page_needs_no_other_file_and_no_script(tmp_path):
         assert known in text
 
 
+@pytest.mark.slow
 def test_rows_of_other_code_are_told_on_the_page(tmp_path):
     """A page over rows of another commit says so."""
     result = run(plan("constant"), tmp_path)

@@ -131,11 +131,11 @@ def _table(result: Result, metric: str) -> list[dict[str, Any]]:
 
 
 def _best(standings: Sequence[Standing], metric: str) -> dict[int, set[str]]:
-    """Give, by column, who is best in it; ties are all named, and nobody where nobody is finite."""
+    """Give, by column, who is best in it; ties are all named, and nobody where all are alike."""
     sign = -1.0 if metric == "accuracy" else 1.0
     scores: dict[int, dict[str, float]] = {
         2: {s.contender: s.val_loss for s in standings},
-        3: {s.contender: sign * s.test for s in standings},
+        3: {s.contender: math.inf if math.isnan(s.test) else sign * s.test for s in standings},
         4: {s.contender: s.regret_median for s in standings},
         5: {s.contender: s.regret_worst for s in standings},
         6: {s.contender: -s.reached for s in standings},
@@ -146,8 +146,10 @@ def _best(standings: Sequence[Standing], metric: str) -> dict[int, set[str]]:
 
 
 def _lowest(values: dict[str, float]) -> set[str]:
-    finite = [value for value in values.values() if math.isfinite(value)]
-    return {name for name, value in values.items() if finite and value == min(finite)}
+    lowest = min(values.values())
+    if not math.isfinite(lowest) or len(set(values.values())) == 1:
+        return set()
+    return {name for name, value in values.items() if value == lowest}
 
 
 def _or_infinity(value: float | None) -> float:

@@ -120,7 +120,9 @@ def trajectories(result: Result, traces: Traces) -> str:
             drawn.append((name, lines, marks))
     if not drawn:
         return ""
-    ends = _ends([value for _, lines, _ in drawn for line in lines for value in line.y])
+    ends = _ends(
+        [max(value, min(result.plan.lrs) / 100) for _, lines, _ in drawn for line in lines for value in line.y]
+    )
     made = [
         Panel(name, "step", "learning rate", lines, marks, is_log_y=True, y_range=ends) for name, lines, marks in drawn
     ]

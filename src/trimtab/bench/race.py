@@ -138,8 +138,7 @@ def race(
     task_named(plan.task).data("train")  # here, once, before processes are started
     _prepare(folder, is_fresh)
     file, watcher = RowFile(folder / "rows.jsonl"), spectator or Spectator()
-    done = file.read()
-    cells = {cell.key: cell for cell in plan.cells()}
+    done, cells = file.read(), {cell.key: cell for cell in plan.cells()}
     due = [cell for key, cell in cells.items() if key not in done]
     watcher.begin(plan, len(cells) - len(due))
     run = _run_here if jobs == 1 else _run_in_pool

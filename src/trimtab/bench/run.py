@@ -78,14 +78,11 @@ def run_cell(
     task = task_named(cell.task)
     model = task.build(cell.seed).to(dtype)
     optimizer = optimizer_of(task, model, cell.lr, by=cell.contender.by)
-    trace = folder / "traces" / f"{cell.key}.jsonl"
-    trace.unlink(missing_ok=True)  # of a run that was killed
-    pilot = _pilot(cell, model, optimizer, trace)
+    pilot = _pilot(cell, model, optimizer, folder / "traces" / f"{cell.key}.jsonl")
     scheduler = cell.contender.scheduler(optimizer, cell.lr, cell.steps)
     stream, clock = Stream(task, [cell.seed], dtype=dtype), _Clock(task, model, cell.steps, dtype)
     for step in range(1, cell.steps + 1):
-        x, y, noise = stream.next()
-        batch = Batch(x[0], y[0], None if noise is None else noise[0])
+        batch = _first(stream.next())
         begin = time.perf_counter()
         loss = task.loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -215,6 +212,7 @@ def _pilot(cell: Cell, model: nn.Module, optimizer: Optimizer, trace: Path) -> P
     controller = cell.contender.make()
     if controller is None:
         return None
+    trace.unlink(missing_ok=True)  # of a run that was killed
     return attach(
         optimizer,
         controller,
@@ -224,6 +222,11 @@ def _pilot(cell: Cell, model: nn.Module, optimizer: Optimizer, trace: Path) -> P
         every=cell.contender.every,
         trace=trace,
     )
+
+
+def _first(batch: Batch) -> Batch:
+    """Give the one member's batch, unbatched."""
+    return Batch(batch.x[0], batch.y[0], None if batch.noise is None else batch.noise[0])
 
 
 def _closed(pilot: Pilot) -> int:

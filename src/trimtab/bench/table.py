@@ -62,7 +62,7 @@ def cells(standing: Standing) -> tuple[str, ...]:
         s.contender,
         f"{s.lr:g}",
         _loss(s),
-        "–" if math.isnan(s.test) else f"{s.test:.4f} ± {s.test_std:.4f}",
+        "–" if math.isnan(s.test) else f"{s.test:.4f}" + (f" ± {s.test_std:.4f}" if s.test_std else ""),
         ratio(s.regret_median),
         ratio(s.regret_worst),
         f"{s.reached:.0%}",
@@ -101,4 +101,4 @@ def _loss(s: Standing) -> str:
     if s.val_iqm is not None and s.val_interval is not None:
         low, high = s.val_interval
         return f"{number(s.val_loss)} ± {number(s.val_std)} (IQM {number(s.val_iqm)} [{number(low)}, {number(high)}])"
-    return f"{number(s.val_loss)} ± {s.val_std:.2g}" if math.isfinite(s.val_loss) else "∞"
+    return number(s.val_loss) + (f" ± {s.val_std:.2g}" if s.val_std and math.isfinite(s.val_loss) else "")
