@@ -146,10 +146,11 @@ class Helm:
         if self._lr is None:
             return saved
         lr = self.panel[self._lr]
-        less = -torch.log(verdict.cut) / lr.span if lr.scale == "log" else 1 - verdict.cut
-        less = torch.where(verdict.gave_up, math.inf, less)
+        here, cut = saved["position"][..., self._lr], verdict.cut[:, None]  # [B, S], [B, 1]
+        less = -torch.log(cut) / lr.span if lr.scale == "log" else here - lr.to_unit(lr.from_unit(here) * cut)
+        less = torch.where(verdict.gave_up[:, None], math.inf, torch.where(cut < 1, less, 0.0))
         column = torch.arange(len(self.panel), device=less.device) == self._lr
-        position = saved["position"] - torch.where(column, less[:, None, None], 0.0)
+        position = saved["position"] - torch.where(column, less[..., None], 0.0)
         position = position.clamp(0, 1)
         values = torch.where(position != saved["position"], self.panel.from_unit(position), saved["values"])
         return saved | {"position": position, "values": values}
