@@ -13,21 +13,19 @@ command goes on where it was; a finished task is a row of ``results/reference.js
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
-import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from rows import append, facts
 
+from trimtab.stream import Stream
 from trimtab.task import Batch, Task
 from trimtab.tasks import CATALOGUE, task_named
 from trimtab.tasks.quadratic import Quadratic
@@ -54,7 +52,7 @@ def main() -> None:
         task = task_named(name)
         row = measure_exactly(task) if isinstance(task, Quadratic) else measure(task)
         if not _is_known(row):
-            _append(RESULTS / "reference.jsonl", row)
+            append(RESULTS / "reference.jsonl", row)
         print(json.dumps({k: row[k] for k in ("task", "lr", "val_loss", "test_metric", "seconds")}))
 
 
@@ -114,14 +112,11 @@ def train(task: Task, lr: float, seed: int) -> tuple[float, float]:
     """
     model = task.build(seed)
     optimizer = OPTIMIZERS[task.optimizer](model.parameters())
-    x, y = task.data("train")
-    rng = torch.Generator().manual_seed(seed)
+    stream = Stream(task, [seed])  # the order that `trimtab race` and the plant train in
     for factor in schedule(task.horizon):
         for group in optimizer.param_groups:
             group["lr"] = lr * factor
-        chosen = torch.randint(len(x), (task.batch_size,), generator=rng)
-        noise = None if task.noise_shape is None else torch.rand(task.batch_size, *task.noise_shape, generator=rng)
-        loss = task.loss(model, Batch(x[chosen], y[chosen], noise))
+        loss = task.loss(model, Batch(*(None if part is None else part[0] for part in stream.next())))  # type: ignore[arg-type]
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -151,7 +146,7 @@ def _run_once(task: Task, lr: float, seed: int) -> dict[str, Any]:
     val_loss, test_metric = train(task, lr, seed)
     scores = {"val_loss": _or_none(val_loss), "test_metric": _or_none(test_metric)}
     row = key | scores | {"seconds": time.perf_counter() - begin}
-    _append(path, row)
+    append(path, row)
     return row
 
 
@@ -171,10 +166,7 @@ def _or_none(value: float) -> float | None:
 def _row(task: Task, chosen: dict[float, float], seconds: float) -> dict[str, Any]:
     """Give what a task's row says whatever the task."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, 1 thread",
-        "torch": torch.__version__,
+        **facts(),
         "python": platform.python_version(),
         "task": task.name,
         "optimizer": {"sgd": "SGD, momentum 0.9", "adamw": "AdamW, defaults"}[task.optimizer],
@@ -186,38 +178,12 @@ def _row(task: Task, chosen: dict[float, float], seconds: float) -> dict[str, An
         "lr": float(f"{min(chosen, key=lambda lr: chosen[lr]):.6g}"),
         "metric": task.metric,
         "seconds": round(seconds, 2),
-        "command": "python benchmarks/reference.py " + " ".join(sys.argv[1:]),
     }
 
 
 def _spread(values: list[float]) -> dict[str, float]:
     """Give mean and standard deviation."""
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values)}
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    """Add one line of JSON."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-
-
-def _commit() -> str:
-    """Give the commit, with "-dirty" where a file that this depends on differs from it; "unknown" without git."""
-    depends = ("src/trimtab/task.py", "src/trimtab/tasks", "src/trimtab/datasets.py", "benchmarks/reference.py")
-    head, changes = (
-        subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
-        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", *depends))
-    )
-    return head + ("-dirty" if changes else "") if head else "unknown"
-
-
-def _processor() -> str:
-    """Give the processor's model."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
