@@ -1,6 +1,6 @@
 """The command line: ``trimtab race | report | tasks | controllers``; no logic of its own.
 
-torch is imported inside the commands, so that ``--help`` does not wait for it.
+Everything heavier than torch is imported inside the commands.
 """
 
 from __future__ import annotations

@@ -170,14 +170,14 @@ def _run_level(signals: Signals, memory: Memory) -> tuple[Tensor, Memory]:
     """``[B, R]`` features of the loss and the validation loss, and their new memory."""
     losses = signals.losses.to(torch.float64)
     finite = losses.abs() < HUGE
-    both = torch.stack([torch.where(finite, losses, 0.0), finite.to(torch.float64)], 1)  # [B, 2, W]
+    both = torch.stack([losses.masked_fill(~finite, 0.0), finite.to(torch.float64)], 1)  # [B, 2, W]
     kernel, decay = _kernel(losses.shape[1], losses.device)
     moving = memory["loss"] * decay + both @ kernel
     fast, mid, slow, slowest = (moving[:, 0] / moving[:, 1].clamp_min(TINY)).unbind(-1)
     first = torch.where(memory["first"].isnan() & finite[:, 0], losses[:, 0], memory["first"])
     noise = _noise(both, mid, memory["noise"])
     spread = (noise[:, 0] / noise[:, 1].clamp_min(TINY)).sqrt()
-    best = torch.minimum(memory["best"], torch.where(moving[:, 1, 0] > 0, fast, math.inf))
+    best = torch.minimum(memory["best"], fast.masked_fill(moving[:, 1, 0] <= 0, math.inf))
     val = _val_memory(signals, memory)
     last, before, lowest = val.unbind(-1)
     above = torch.stack([fast, mid, slow, spread, fast, fast, last, last, last], -1)
@@ -233,7 +233,7 @@ def _site_level(signals: Signals, lr: Tensor, memory: Memory) -> tuple[Tensor, M
 def _grad_trends(square: Tensor, log: Tensor, steps: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Carry two moving means (32 and 256 steps) of ``log |g|``; ``[B, S, 2]``: now to fast, fast to slow."""
     known = (square > 0) & (square < math.inf)
-    both = torch.stack([torch.where(known, log, 0.0), known.to(torch.float64)], -2)  # [B, S, 2, 1]
+    both = torch.stack([log.masked_fill(~known, 0.0), known.to(torch.float64)], -2)  # [B, S, 2, 1]
     keep = torch.exp(steps / _constants((-32.0, -256.0), steps.device))[..., None, :]
     moving = memory * keep + (1 - keep) * both
     level = moving[..., 0, :] / moving[..., 1, :].clamp_min(TINY)
@@ -263,7 +263,7 @@ def _classical(s: Signals, lr: Tensor, norms: Tensor, steps: Tensor, path: Tenso
     logs = torch.log(torch.stack([drift / walked, furthest[..., 0], gained / drift], -1).clamp_min(TINY))
     scale = (_half_log(steep) + torch.log(lr.clamp_min(TINY)))[..., None]
     known = torch.stack([steep > 0, (steep > 0) & (gained > 0)], -1)
-    rates = torch.where(known, logs[..., 1:] - scale, 0.0)
+    rates = (logs[..., 1:] - scale).masked_fill(~known, 0.0)
     directness = (logs[..., :1] / math.log(10)).clamp_min(-LIMIT) + 1
     return path, torch.cat([directness, rates], -1)
 
@@ -278,7 +278,7 @@ def _along_the_update(s: Signals) -> Tensor:
     # where the curvature is not positive the line goes down without end: the furthest ratio allowed
     down = torch.stack([gain > 0, gain.isfinite()], -1)
     moved = (s.update_sq > 0) & (s.last_grad_sq > 0)
-    return torch.where(moved[..., None], torch.where(down, ratios, LIMIT), 0.0)
+    return ratios.masked_fill(~down, LIMIT).masked_fill(~moved[..., None], 0.0)
 
 
 def _zero_bad(x: Tensor) -> Tensor:

@@ -132,19 +132,19 @@ class Guard:
         tries, cuts = memory["tries"] + failed, memory["cuts"] + failed
         restore = bad & kept
         keep = due & ~bad | (due & ~kept)  # the very first state is kept whatever its loss: there is no other
-        cut = torch.where(lucky, 1.0, self.cut ** cuts.to(torch.float64))
+        cut = torch.pow(self.cut, cuts.to(torch.float64)).masked_fill(lucky, 1.0)
         gave_up = memory["gave_up"] | (tries > self.tries)
         new = self._means(mean, memory, bad)
         recovered = keep & ~bad & (memory["good"] + 1 >= 3)
         new |= {
             "kept_at": torch.where(keep, signals.step, memory["kept_at"]),
-            "good": torch.where(bad, 0, memory["good"] + 1),
-            "tries": torch.where(recovered, 0, tries),
-            "cuts": torch.where(keep, 0, cuts),  # a snapshot holds the rate as cut so far
+            "good": (memory["good"] + 1).masked_fill(bad, 0),
+            "tries": tries.masked_fill(recovered, 0),
+            "cuts": cuts.masked_fill(keep, 0),  # a snapshot holds the rate as cut so far
             "restores": memory["restores"] + restore.to(torch.int64),
             "gave_up": gave_up,
         }
-        return Verdict(keep, restore, cut, torch.where(bad, reason, FINE), gave_up), new
+        return Verdict(keep, restore, cut, reason.masked_fill(~bad, FINE), gave_up), new
 
     def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> Tensor:
         losses = signals.losses.to(torch.float64)
@@ -156,7 +156,7 @@ class Guard:
         way = (memory["first"] - memory["best"]).clamp_min(0)
         allowed = level + 3 * noise + self.margin * torch.fmax(level.abs(), 0.02 * way)
         exploded = mean > allowed  # False while there is no level yet
-        return torch.where(finite, exploded * EXPLODED, NOT_FINITE)
+        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE)
 
     @staticmethod
     def _means(mean: Tensor, memory: Memory, bad: Tensor) -> Memory:
@@ -164,7 +164,7 @@ class Guard:
         use = mean.isfinite() & ~bad
         old = memory["means"]
         fresh = old[:, :1].isnan()
-        apart = torch.where(fresh[:, 0], 0.0, (mean - old[:, 0]).abs())
+        apart = (mean - old[:, 0]).abs().masked_fill(fresh[:, 0], 0.0)
         seen = torch.stack([mean, mean, apart], -1)
         gains = torch.tensor(GAINS, dtype=torch.float64, device=mean.device)
         blended = torch.where(fresh, seen, old + gains * (seen - old))
