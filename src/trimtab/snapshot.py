@@ -73,6 +73,8 @@ class Snapshot:
         Raises:
             StateError: its parameters, slots or buffers are not as many, or of other shapes.
         """
+        if kept.keys() != {"params", "slots", "buffers"}:
+            raise StateError(f"A snapshot must have 'params', 'slots' and 'buffers', got {sorted(map(str, kept))}.")
         buffers = [] if self._model is None else list(self._model.buffers())
         for name, live in (("params", self._params()), ("buffers", buffers)):
             found, expected = [t.shape for t in kept[name]], [t.shape for t in live]
