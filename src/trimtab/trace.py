@@ -26,6 +26,7 @@ from torch import Tensor
 from trimtab.errors import TraceError
 from trimtab.guard import REASONS
 from trimtab.helm import Decision, is_restored, reason_of
+from trimtab.whole import written_whole
 
 SCHEMA = "trimtab-trace-1"
 RECENT = 4096  # rows kept in memory, for `explain`, `metrics` and `report`
@@ -182,8 +183,7 @@ def event_of(decision: Decision, *, is_acting: bool = True) -> Event:
     if decision.verdict is None or not reason_of(decision):
         return Event("", "")
     kind = "gave up" if bool(decision.verdict.gave_up[0]) else "restore"
-    kind = kind if is_acting and is_restored(decision) else "alarm"
-    return Event(kind, REASONS[reason_of(decision)])
+    return Event(kind if is_acting and is_restored(decision) else "alarm", REASONS[reason_of(decision)])
 
 
 def _write_whole(file: Any, content: bytes) -> None:
@@ -238,10 +238,9 @@ def _header_from(text: str, path: Path | str) -> Header:
 
 def _row_from(line: bytes, number: int, path: Path) -> Row:
     try:
-        row: Row = json.loads(line)
-    except ValueError as error:
+        return dict(json.loads(line))
+    except (TypeError, ValueError) as error:
         raise TraceError(f"The line {number} of {path} is damaged: {error}.") from error
-    return row
 
 
 def _read_columns(path: Path) -> tuple[Header, list[Row]]:
@@ -259,44 +258,46 @@ def _read_columns(path: Path) -> tuple[Header, list[Row]]:
 
 def _from_columns(text: str, columns: dict[str, Sequence[Any]]) -> tuple[Header, list[Row]]:
     header = _header_from(text, "The file")
-    names = list(columns)
-    rows = [dict(zip(names, entries, strict=True)) for entries in zip(*columns.values(), strict=True)]
+    rows = [dict(zip(columns, entries, strict=True)) for entries in zip(*columns.values(), strict=True)]
     return header, [{n: _plain(v) if isinstance(v, float) else v for n, v in row.items()} for row in rows]
 
 
 def _write_columns(path: Path, header: Header, rows: list[Row]) -> Path:
     text = json.dumps({"schema": SCHEMA, **vars(header)})
     columns = {name: [row.get(name) for row in rows] for name in rows[0]} if rows else {}
+    parquet = _parquet()
+    target = path.with_suffix(".npz" if parquet is None else ".parquet")
     try:
-        from pyarrow import Table, parquet
+        with written_whole(target) as file:
+            if parquet is None:
+                arrays = {name: _array(name, entries) for name, entries in columns.items()}
+                np.savez_compressed(file, header=np.array(text), **arrays)
+            else:
+                parquet.write_table(_table(columns).replace_schema_metadata({"trimtab": text}), file)
+    except OSError as error:
+        raise TraceError(f"{target} cannot be written ({error}); nothing there was changed.") from error
+    return target
+
+
+def _parquet() -> Any:
+    """Give pyarrow's parquet module; None where it is not installed."""
+    try:
+        from pyarrow import parquet
     except ImportError:
-        target = path.with_suffix(".npz")
-        arrays = {name: _array(name, entries) for name, entries in columns.items()}
-        return _replaced(target, lambda file: np.savez_compressed(file, header=np.array(text), **arrays))
-    target = path.with_suffix(".parquet")
-    table = Table.from_pydict(columns).replace_schema_metadata({"trimtab": text})
-    return _replaced(target, lambda file: parquet.write_table(table, file))
+        return None
+    return parquet
+
+
+def _table(columns: dict[str, list[Any]]) -> Any:
+    from pyarrow import Table
+
+    return Table.from_pydict(columns)
 
 
 def _array(name: str, entries: list[Any]) -> Any:
     if name in ("site", "event", "reason"):
         return np.array(entries, dtype=np.str_)
     return np.array(entries, dtype=np.int64 if name == "step" else np.float64)
-
-
-def _replaced(target: Path, write: Any) -> Path:
-    """Write a file as a whole or not at all."""
-    partial = target.with_name(target.name + ".part")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise TraceError(f"{target} cannot be written ({error}); nothing there was changed.") from error
-    return target
 
 
 def _plain(value: float) -> float | None:
