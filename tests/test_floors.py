@@ -15,8 +15,8 @@ import pytest
 
 FLOORS = (
     "errors",
-    "knobs signals sites datasets ranks",
-    "controller rules task probe features guard linkage loop",
+    "knobs signals sites datasets ranks whole",
+    "controller rules task probe features guard linkage loop columns",
     "hypergrad helm layout stream snapshot controllers tasks charts templates checkpoint",
     "gauge plant trace reasons",
     "rollout report",

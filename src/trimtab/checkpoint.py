@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import StateError
+from trimtab.whole import written_whole
 
 FORMAT = "trimtab-checkpoint-1"
 SAME = ("controller", "knobs", "sites")  # what a state and its pilot must have alike
@@ -34,20 +35,14 @@ def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any], bes
     Raises:
         StateError: it cannot be written (a full disk, no such folder); what was there before is untouched.
     """
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
+        with written_whole(path) as file:
             torch.save({"format": FORMAT, "pilot": dict(state), "beside": dict(beside)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
     except (OSError, RuntimeError) as error:  # torch tells of a failed write by a RuntimeError
         raise StateError(
-            f"The checkpoint {target} cannot be written ({_first_line(error)}); what was there before is untouched."
+            f"The checkpoint {os.fspath(path)} cannot be written ({_first_line(error)}); what was there before is "
+            f"untouched."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:

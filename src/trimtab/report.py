@@ -17,7 +17,7 @@ from torch import Tensor
 from trimtab.charts import PALETTE, Line, Mark, Panel, chart
 from trimtab.helm import Decision, Helm, HelmState
 from trimtab.reasons import reason_for
-from trimtab.templates import render, write_whole
+from trimtab.templates import render, save_page
 from trimtab.trace import Header, Row, Trace
 
 SHOWN = ("trend_mid", "noise", "best_gap", "bad_share", "cos_update", "snr", "update_ratio")
@@ -133,7 +133,7 @@ def write_report(trace: Recorded, path: str | Path) -> None:
         "events": events,
         "note": [(name, value) for name, value in header.note.items() if value is not None],
     }
-    write_whole(Path(path), render("run.html", fields))
+    save_page(Path(path), render("run.html", fields))
 
 
 def _turns(decision: Decision, before: Decision | None, helm: Helm, step: int, sites: Sequence[str]) -> list[str]:

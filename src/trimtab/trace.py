@@ -14,19 +14,17 @@ import os
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
-import numpy as np
 from torch import Tensor
 
+from trimtab.columns import read_columns, write_columns
 from trimtab.errors import TraceError
 from trimtab.guard import REASONS
 from trimtab.helm import Decision, is_restored, reason_of
-from trimtab.whole import written_whole
 
 SCHEMA = "trimtab-trace-1"
 RECENT = 4096  # rows kept in memory, for `explain`, `metrics` and `report`
@@ -136,7 +134,8 @@ class Trace:
         self._file.close()
         self._file = None
         header, rows = read_trace(self._path)
-        return _write_columns(self._path, header, rows)
+        columns = {name: [row.get(name) for row in rows] for name in rows[0]} if rows else {}
+        return write_columns(self._path, _line(header), columns)
 
     def _rows(self, step: int, decision: Decision, used: Tensor, event: Event) -> Iterable[Row]:
         signals = decision.seen.signals
@@ -170,7 +169,7 @@ def read_trace(path: str | Path) -> tuple[Header, list[Row]]:
     if not path.is_file():
         raise TraceError(f"There is no trace at {path}.")
     if path.suffix in (".npz", ".parquet"):
-        return _read_columns(path)
+        return _from_columns(path)
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was never finished
     if not lines:
         raise TraceError(f"{path} holds no whole line: the run ended before its first decision.")
@@ -224,6 +223,10 @@ def _mend(path: Path) -> None:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
+def _line(header: Header) -> str:
+    return json.dumps({"schema": SCHEMA, **vars(header)})
+
+
 def _header_from(text: str, path: Path | str) -> Header:
     try:
         fields = json.loads(text)
@@ -243,61 +246,10 @@ def _row_from(line: bytes, number: int, path: Path) -> Row:
         raise TraceError(f"The line {number} of {path} is damaged: {error}.") from error
 
 
-def _read_columns(path: Path) -> tuple[Header, list[Row]]:
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as columns:
-                return _from_columns(str(columns["header"]), {n: columns[n].tolist() for n in columns if n != "header"})
-        from pyarrow import parquet
-
-        table = parquet.read_table(path)
-    except (ValueError, KeyError, AttributeError, BadZipFile) as error:  # pyarrow's errors are ValueErrors
-        raise TraceError(f"{path} is no trace ({error}).") from error
-    return _from_columns((table.schema.metadata or {}).get(b"trimtab", b"").decode(), table.to_pydict())
-
-
-def _from_columns(text: str, columns: dict[str, Sequence[Any]]) -> tuple[Header, list[Row]]:
-    header = _header_from(text, "The file")
+def _from_columns(path: Path) -> tuple[Header, list[Row]]:
+    text, columns = read_columns(path)
     rows = [dict(zip(columns, entries, strict=True)) for entries in zip(*columns.values(), strict=True)]
-    return header, [{n: _plain(v) if isinstance(v, float) else v for n, v in row.items()} for row in rows]
-
-
-def _write_columns(path: Path, header: Header, rows: list[Row]) -> Path:
-    text = json.dumps({"schema": SCHEMA, **vars(header)})
-    columns = {name: [row.get(name) for row in rows] for name in rows[0]} if rows else {}
-    parquet = _parquet()
-    target = path.with_suffix(".npz" if parquet is None else ".parquet")
-    try:
-        with written_whole(target) as file:
-            if parquet is None:
-                arrays = {name: _array(name, entries) for name, entries in columns.items()}
-                np.savez_compressed(file, header=np.array(text), **arrays)
-            else:
-                parquet.write_table(_table(columns).replace_schema_metadata({"trimtab": text}), file)
-    except OSError as error:
-        raise TraceError(f"{target} cannot be written ({error}); nothing there was changed.") from error
-    return target
-
-
-def _parquet() -> Any:
-    """Give pyarrow's parquet module; None where it is not installed."""
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        return None
-    return parquet
-
-
-def _table(columns: dict[str, list[Any]]) -> Any:
-    from pyarrow import Table
-
-    return Table.from_pydict(columns)
-
-
-def _array(name: str, entries: list[Any]) -> Any:
-    if name in ("site", "event", "reason"):
-        return np.array(entries, dtype=np.str_)
-    return np.array(entries, dtype=np.int64 if name == "step" else np.float64)
+    return _header_from(text, path), [{n: _plain(v) if isinstance(v, float) else v for n, v in r.items()} for r in rows]
 
 
 def _plain(value: float) -> float | None:

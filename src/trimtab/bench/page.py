@@ -16,7 +16,7 @@ from trimtab.bench.rows import Row, plain
 from trimtab.bench.score import FEW, Standing
 from trimtab.bench.table import cells, columns, number
 from trimtab.tasks import task_named
-from trimtab.templates import render, write_whole
+from trimtab.templates import render, save_page
 
 MOST_EVENTS = 60
 
@@ -36,7 +36,7 @@ def write_page(result: Result, path: Path, provenance: Provenance) -> Path:
         TraceError: it cannot be written.
         ImportError: matplotlib or jinja2 is not installed.
     """
-    return write_whole(path, page(result, provenance))
+    return save_page(path, page(result, provenance))
 
 
 def page(result: Result, provenance: Provenance) -> str:

@@ -29,6 +29,7 @@ from trimtab.bench.run import Cell, metric_on_test, run_cell
 from trimtab.bench.score import Standing, chosen_lr, standings
 from trimtab.errors import TraceError
 from trimtab.tasks import task_named
+from trimtab.whole import written_whole
 
 _worker: dict[str, Any] = {}  # what a worker process was started with
 
@@ -178,7 +179,8 @@ def open_tests(task: str, rows: Sequence[Row], folder: Path) -> dict[str, float]
     text = "".join(json.dumps({"key": key, "metric": metric}) + "\n" for key, metric in new.items())
     try:
         # Written as a whole: a line that a kill left unfinished is dropped with it.
-        _replace(path, "".join(line + "\n" for line in lines) + text)
+        with written_whole(path) as file:
+            file.write(("".join(line + "\n" for line in lines) + text).encode())
     except OSError as error:
         raise TraceError(f"{path} cannot be written ({error}): give another folder.") from error
     return {key: (known | new)[key] for key in opened if key in known | new}
@@ -278,9 +280,3 @@ def _prepare(folder: Path, is_fresh: bool) -> None:
         raise TraceError(f"The folder {folder} cannot be written ({error.strerror}): give another with --out.") from (
             error
         )
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text)
-    partial.replace(path)

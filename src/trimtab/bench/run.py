@@ -26,6 +26,7 @@ from trimtab.sites import groups
 from trimtab.stream import Stream
 from trimtab.task import Batch, Split, Task
 from trimtab.tasks import task_named
+from trimtab.whole import written_whole
 
 POINTS = 20  # of a curve, step 0 apart
 LOST = 1.1  # times the first validation loss: what ends above it has lost ground beyond noise
@@ -244,9 +245,8 @@ def _whole(task: Task, split: Split, dtype: torch.dtype) -> Batch:
 
 def _keep(model: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    torch.save(model.state_dict(), partial)
-    partial.replace(path)
+    with written_whole(path) as file:
+        torch.save(model.state_dict(), file)
 
 
 def _finite(value: float) -> float:

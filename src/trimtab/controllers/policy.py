@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
@@ -25,6 +24,7 @@ from trimtab.errors import KnobError, SignalError, StateError
 from trimtab.features import Features
 from trimtab.knobs import Panel
 from trimtab.signals import Observation
+from trimtab.whole import written_whole
 
 Kind = Literal["mlp", "gru"]
 Weights = Mapping[str, Tensor]
@@ -187,17 +187,8 @@ class Policy(nn.Module):
 
         weights = {key: value.detach().cpu().contiguous() for key, value in self.named_parameters()}
         blob = save(weights, {"format": FORMAT, "spec": json.dumps(self.spec)})
-        target = Path(path)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with written_whole(path) as file:
+            file.write(blob)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], features: Sequence[str] | None = None) -> Policy:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import TraceError
+from trimtab.whole import written_whole
 
 
 def render(template: str, fields: dict[str, Any]) -> str:
@@ -36,7 +36,7 @@ def render(template: str, fields: dict[str, Any]) -> str:
     return here.get_template(template).render(fields)
 
 
-def write_whole(path: Path, text: str) -> Path:
+def save_page(path: Path, text: str) -> Path:
     """Write a file as a whole or not at all.
 
     Args:
@@ -49,12 +49,10 @@ def write_whole(path: Path, text: str) -> Path:
     Raises:
         TraceError: it cannot be written; what was there is still there.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with written_whole(path) as file:
+            file.write(text.encode())
     except OSError as error:
-        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
         raise TraceError(f"The page {path} cannot be written ({error.strerror}): give another path.") from error
     return path
