@@ -108,7 +108,8 @@ class Snapshot:
                 buffer.copy_(saved)
 
     def _restore_slots(self, param: Tensor, saved: dict[str, Any]) -> None:
-        if not saved and param not in self._optimizer.state:
+        if not saved:
+            self._optimizer.state.pop(param, None)
             return
         live = self._optimizer.state[param]
         for name in [name for name in live if name not in saved]:
