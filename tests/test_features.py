@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -463,3 +464,14 @@ def test_no_field_of_the_signals_is_forgotten() -> None:
     """Every field of Signals is fed by these tests, so that a new one is not left out of the laws."""
     known = {"step", "losses", "values", "hypergrad", "val_loss", *SQUARES, *DOTS}
     assert known == {field.name for field in fields(Signals)}
+
+
+def test_the_page_tells_of_every_feature() -> None:
+    """docs/features.md has a row for each feature of run, site and clock, in order, and says how many there are."""
+    page = Path(__file__).parents[1] / "docs" / "features.md"
+    rows = [line.split("`")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert list(RUN + SITE + CLOCK) == rows[rows.index(RUN[0]) : rows.index(CLOCK[-1]) + 1]
+    assert 63 + 2 * len(PANEL) == len(FEATURES.names)
+    memory = FEATURES.start(1)
+    per_site = sum(memory[name].numel() for name in ("grad", "snr", "path", "history"))
+    assert (17, 714) == (sum(value.numel() for value in memory.values()) - per_site, per_site)
