@@ -164,13 +164,10 @@ def instrument(pilot: Pilot) -> list[float]:
 
 def pretend_long(pilot: Pilot) -> None:
     """Put the step counter at 1,000, where snapshots lie an eighth of that apart, and the last one just before."""
-    steps = 1000 - pilot.last_epoch
-    pilot.last_epoch += steps
-    pilot._answered += steps
-    pilot._ahead = []
-    pilot._plan(pilot._answered + 1)
-    pilot._write()
-    pilot._state["guard"]["kept_at"].fill_(1000)
+    state = pilot.state_dict()
+    state["step"] = state["answered"] = 1000
+    state["helm"]["guard"]["kept_at"].fill_(1000)
+    pilot.load_state_dict(state)
 
 
 def memory(pilot: Pilot) -> dict[str, float]:

@@ -89,8 +89,9 @@ class Gauge:
         reads, leads = is_reading(number, self._every), is_reading(number + 1, self._every)
         if not reads and not leads:
             return
-        grads = self._grads(is_blind)
-        weight = self._sample([local(p) for p in self._params()])
+        params = self._params()
+        grads = self._grads(params, is_blind)
+        weight = self._sample([local(p) for p in params])
         grad = self._sample(grads)
         if reads:
             self._pending = self._measure(weight, grad, grads)
@@ -122,7 +123,7 @@ class Gauge:
         if self._pending is None:
             raise SignalError("No reading waits: the optimizer has not stepped since the last one.")
         device = self._pending.device
-        losses = torch.stack([torch.as_tensor(x, dtype=torch.float64).reshape(()).to(device) for x in self._losses])
+        losses = _stacked(self._losses, device)
         val = torch.tensor(_told(val_loss), dtype=torch.float64, device=device)
         statistics = self._pending.reshape(-1).to(torch.float64) * (self._shards or 1)
         vector = averaged(torch.cat([losses, val, statistics])).cpu()
@@ -201,16 +202,16 @@ class Gauge:
         groups = self._optimizer.param_groups
         return [p for site in self._sites for g in site for p in groups[g]["params"]]
 
-    def _grads(self, is_blind: bool) -> list[Tensor]:
+    def _grads(self, params: list[Tensor], is_blind: bool) -> list[Tensor]:
         """Give each parameter's gradient, local, dense, in the loss's unit; zeros where there is none."""
         scale = getattr(self._optimizer, "grad_scale", None)  # set by GradScaler around fused optimizers only
         grads = []
-        for p in self._params():
+        for p in params:
             g = torch.zeros_like(local(p)) if p.grad is None or is_blind else local(p.grad)
             grads.append(g if scale is None else g / scale)
         if is_blind:
             self._warn("The optimizer is stepped with a closure, so gradients are not known before it moves")
-        elif all(p.grad is None for p in self._params()):
+        elif all(p.grad is None for p in params):
             self._warn("No parameter has a gradient when the optimizer steps (is it stepped inside backward?)")
         return grads
 
@@ -250,6 +251,14 @@ class Gauge:
                     slots = rule.slots_of(self._optimizer, p)
                     rows.append(tangents(rule, next(at), slots, p.detach(), values, self._panel.names))
         return rows
+
+
+def _stacked(losses: Sequence[Tensor | float], device: torch.device) -> Tensor:
+    """``[W]`` float64; in few operations where they are alike, as they nearly always are."""
+    alike = {(x.dtype, x.device, x.dim()) if isinstance(x, Tensor) else None for x in losses}
+    if alike == {None} or len(alike) > 1:
+        return torch.tensor([float(x) for x in losses], dtype=torch.float64, device=device)
+    return torch.stack([x for x in losses if isinstance(x, Tensor)]).reshape(-1).to(device, torch.float64)
 
 
 def _chunks(items: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -194,7 +195,7 @@ class Panel(tuple[Knob, ...]):
 
     def rates(self) -> Tensor:
         """``[K]`` float64: the largest change per decision after the first steps, in units of the unit cube."""
-        return torch.tensor([knob.rate / knob.span for knob in self], dtype=torch.float64)
+        return _rates(self, torch.device("cpu"))
 
     def turn(self, position: Tensor, move: Tensor, step: Tensor) -> Tensor:
         """Apply moves: the ONLY rate limit and clip.
@@ -207,7 +208,12 @@ class Panel(tuple[Knob, ...]):
         Returns:
             ``[B, S, K]`` in [0, 1].
         """
-        rates = self.rates().to(position.device)
+        rates = _rates(self, position.device)
         move = torch.nan_to_num(move.to(torch.float64), nan=0.0, posinf=0.0, neginf=0.0).clamp(-1, 1)
         early = torch.where(step <= EARLY_STEPS, 2.0, 1.0).to(position)[:, None, None]
         return (position + early * rates * move).clamp(0, 1)
+
+
+@cache
+def _rates(panel: Panel, device: torch.device) -> Tensor:
+    return torch.tensor([knob.rate / knob.span for knob in panel], dtype=torch.float64, device=device)
