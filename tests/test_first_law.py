@@ -83,11 +83,12 @@ CASES: dict[str, Callable[[Panel], Controller]] = {
 }
 ORDINARY = [("quadratic-v1", "run"), ("digits-mlp-v1", "run"), ("digits-mlp-v1", "layer")]
 ALIKE = {"linear", "onecycle", "wsd"}  # tables of factors, as cosine is: on one task only
+FLAT = {"plateau", "greedy", "policy-mlp", "policy-gru"}  # turn all sites alike: in one site only
 ALL = [
     (rule, controller, task, by)
     for rule in RULES
     for controller in CASES
-    for task, by in (ORDINARY[1:2] if controller in ALIKE else ORDINARY)
+    for task, by in (ORDINARY[1:2] if controller in ALIKE else ORDINARY[:2] if controller in FLAT else ORDINARY)
     if (rule, task) != ("muon", "quadratic-v1")
 ]
 QUICK = {  # one of each rule, each controller, each task; the others are slow only by their number
