@@ -65,6 +65,7 @@ def train(kind: str, fault: str, *, guard: bool = True, every: int = 10, seed: i
     return val_loss(net), pilot
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "every"), [("sgd", 10), ("adam", 2)])
 def test_nan_gradients_at_one_step_in_a_hundred_are_survived(kind: str, every: int) -> None:
     """With the guard the loss ends within 1.5 times the clean run's; without it the weights are lost."""

@@ -410,7 +410,9 @@ def go(run: Run, steps: range) -> None:
         pilot.step(loss)
 
 
-@pytest.mark.parametrize("name", ["open-loop", "feedback", "plateau", "hypergradient", "gru"])
+@pytest.mark.parametrize(
+    "name", ["open-loop", "feedback", "plateau", pytest.param("hypergradient", marks=pytest.mark.slow), "gru"]
+)
 def test_r12_a_resumed_run_is_bit_exact(name: str, tmp_path: Path) -> None:
     """Saved at any step and loaded into a fresh program, a run ends with the very weights and the very decisions.
 
