@@ -85,8 +85,8 @@ def attach(
         >>> import torch
         >>> net = torch.nn.Linear(4, 1)
         >>> pilot = attach(torch.optim.SGD(net.parameters(), lr=0.1), "cosine", horizon=100)
-        >>> round(pilot.get_last_lr()[0], 3)
-        0.02
+        >>> round(pilot.get_last_lr()[0], 3)  # the warm-up's first step, 1/6 of the peak
+        0.017
     """
     _check(optimizer, every, horizon, mode, sites)
     _check_company(optimizer, schedule, validate, validate_every, model, guard)
