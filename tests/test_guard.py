@@ -139,17 +139,31 @@ def test_a_loss_that_nobody_told_is_no_failure() -> None:
     assert bool(verdicts[0].keep)
 
 
-def test_the_first_bad_batch_is_forgiven() -> None:
-    """After three good readings something not finite restores without a cut; the next failure cuts."""
+def test_bad_batches_after_calm_losses_are_forgiven() -> None:
+    """What is not finite and came out of nothing restores without a cut, three times in a row; the fourth cuts."""
     course = torch.ones(1, 60, dtype=F64)
-    course[0, 15] = math.inf
-    verdicts = judged(course)
-    (lucky,) = [verdict for verdict in verdicts if bool(verdict.reason)]
-    assert bool(lucky.restore)
-    assert 1.0 == float(lucky.cut)
-    course[0, 25] = math.inf  # in the window of the very next reading
-    first, second = [verdict for verdict in judged(course) if bool(verdict.reason)]
-    assert (1.0, 0.25) == (float(first.cut), float(second.cut))
+    for step in (15, 25, 35, 45):
+        course[0, step] = math.inf
+    found = [verdict for verdict in judged(course) if bool(verdict.reason)]
+    assert all(bool(verdict.restore) for verdict in found)
+    assert [1.0, 1.0, 1.0, 0.25] == [float(verdict.cut) for verdict in found]
+
+
+def test_three_good_readings_make_bad_batches_forgivable_again() -> None:
+    """Bad batches far apart never cut, however many they are."""
+    course = torch.ones(1, 1000, dtype=F64)
+    course[0, 55::100] = math.inf
+    found = [verdict for verdict in judged(course) if bool(verdict.reason)]
+    assert [1.0] * 10 == [float(verdict.cut) for verdict in found]
+
+
+def test_what_rose_before_it_overflowed_is_not_forgiven() -> None:
+    """A loss that grew before it was infinite is an explosion, and cuts at once."""
+    course = torch.ones(1, 60, dtype=F64)
+    course[0, 52:55] = torch.tensor([5.0, 1e3, 1e9])
+    course[0, 55:60] = math.inf
+    (verdict,) = [verdict for verdict in judged(course) if bool(verdict.reason)]
+    assert 0.25 == float(verdict.cut)
 
 
 def test_an_explosion_is_not_forgiven() -> None:
@@ -161,10 +175,20 @@ def test_an_explosion_is_not_forgiven() -> None:
     assert 0.25 == float(verdict.cut)
 
 
-def test_too_few_good_readings_forgive_nothing() -> None:
-    """A bad batch at the third reading cuts."""
-    (verdict, *_) = [v for v in judged([1.0, 1.0, 1.0, math.inf]) if bool(v.reason)]
+def test_a_window_that_begins_bad_forgives_nothing() -> None:
+    """At step 2 the only loss since the first is infinite: nothing was calm before it, so the rate is cut."""
+    (verdict, *_) = [v for v in judged([1.0, math.inf, 1.0, 1.0]) if bool(v.reason)]
     assert 0.25 == float(verdict.cut)
+
+
+def test_a_restored_run_is_kept_more_often() -> None:
+    """Each restore brings snapshots closer: 4 of them make a spacing of 125 steps one of 7."""
+    guard = Guard()
+    memory = guard.start(1)
+    memory |= {"kept_at": torch.tensor([1000])}
+    step = torch.tensor([1010])
+    assert [False] == guard.is_due(step, memory).tolist()
+    assert [True] == guard.is_due(step, memory | {"restores": torch.tensor([4])}).tolist()
 
 
 @pytest.mark.parametrize("cut", [0.25, 0.5, 0.01])
@@ -194,11 +218,18 @@ def test_a_snapshot_makes_the_tries_new() -> None:
 
 
 def test_the_first_state_is_kept_whatever_its_loss() -> None:
-    """There is no other to go back to: a first reading that is bad keeps, and restores nothing."""
+    """There is no other to go back to: a first reading that is bad keeps it, and goes back to it."""
     first, second, *_ = judged([math.inf] * 10)
-    assert (True, False) == (bool(first.keep), bool(first.restore))
+    assert (True, True) == (bool(first.keep), bool(first.restore))
     assert (False, True) == (bool(second.keep), bool(second.restore))
-    assert float(second.cut) < 1
+
+
+def test_a_spoilt_first_gradient_is_no_fault_of_the_rate() -> None:
+    """Before the first update the rate has done nothing: back without a cut."""
+    guard = Guard()
+    verdict, _ = guard.check(reading(1, [1.0], grad_sq=math.nan), guard.start(1))
+    assert bool(verdict.restore)
+    assert 1.0 == float(verdict.cut)
 
 
 def test_a_bad_reading_is_never_kept() -> None:

@@ -20,6 +20,7 @@ from trimtab.errors import KnobError
 from trimtab.signals import Signals
 
 FINE, NOT_FINITE, EXPLODED = 0, 1, 2
+GLITCHES = 3  # bad batches in a row that are believed to be such
 REASONS = ("", "the loss or the gradient is not finite", "the loss exploded")
 GAINS = (0.3, 0.05, 0.1)  # per reading: the fast mean, the slow mean, the noise
 Memory = dict[str, Tensor]
@@ -52,15 +53,16 @@ class Guard:
     ``level + 3 noise + margin max(|level|, 2 % of the way made)``, with `level` the larger of a fast and a slow moving
     mean and `noise` a moving mean deviation. All terms scale with the loss; none needs it to be positive.
 
-    The first failure after at least three good readings in a row is taken for a bad batch when it came from something
-    not finite: the snapshot is restored and the rate left alone. Any other failure cuts the rate, each try further.
+    Something not finite that came out of nothing, no loss before it having risen, is taken for a bad batch: the
+    snapshot is restored and the rate left alone, up to :data:`GLITCHES` times without three good readings in between.
+    Any other failure cuts the rate, each try further.
 
     Args:
         margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.
         cut: factor on the learning rate per try.
         tries: restores without a new snapshot in between, after which the guard gives up.
         spacing: a new snapshot is due when this share of the steps so far has passed since the last, so that early ones
-            lie close and later ones cost little ...
+            lie close and later ones cost little; each restore brings them closer, for such a run needs them more ...
         longest: ... or this many steps. A restore loses no more than that, and what passed since the last reading.
         in_checkpoint: whether ``Pilot.state_dict`` carries the snapshot (exact resume in the middle of trouble) or
             leaves it out (a smaller checkpoint; after a load the loaded weights are the snapshot).
@@ -100,6 +102,7 @@ class Guard:
             "kept_at": full(0, torch.int64),
             "good": full(0, torch.int64),
             "tries": full(0, torch.int64),
+            "glitches": full(0, torch.int64),
             "cuts": full(0, torch.int64),
             "restores": full(0, torch.int64),
             "gave_up": full(0, torch.bool),
@@ -108,9 +111,8 @@ class Guard:
     def is_due(self, step: Tensor, memory: Memory) -> Tensor:
         """Say for which members ``[B]`` the state before step ``step`` ``[B]`` should be held ready as a snapshot."""
         apart = step - memory["kept_at"]
-        return ((memory["kept_at"] == 0) | (apart >= (self.spacing * step).clamp(max=self.longest))) & ~memory[
-            "gave_up"
-        ]
+        wanted = (self.spacing * step / (1 + 4 * memory["restores"])).clamp(max=self.longest)
+        return ((memory["kept_at"] == 0) | (apart >= wanted)) & ~memory["gave_up"]
 
     def check(self, signals: Signals, memory: Memory) -> tuple[Verdict, Memory]:
         """Judge a reading.
@@ -123,14 +125,13 @@ class Guard:
             The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before.
         """
         mean = signals.losses.to(torch.float64).mean(1)
-        reason = self._reason(signals, mean, memory)
+        reason, is_calm = self._reason(signals, mean, memory)
         bad = (reason != FINE) & ~memory["gave_up"]
         due = self.is_due(signals.step, memory)
         kept = memory["kept_at"] > 0
-        lucky = (reason == NOT_FINITE) & (memory["good"] >= 3) & (memory["tries"] == 0)
+        lucky = bad & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
         failed = (bad & ~lucky).to(torch.int64)
         tries, cuts = memory["tries"] + failed, memory["cuts"] + failed
-        restore = bad & kept
         keep = due & ~bad | (due & ~kept)  # the very first state is kept whatever its loss: there is no other
         cut = torch.pow(self.cut, cuts.to(torch.float64)).masked_fill(lucky, 1.0)
         gave_up = memory["gave_up"] | (tries > self.tries)
@@ -140,13 +141,15 @@ class Guard:
             "kept_at": torch.where(keep, signals.step, memory["kept_at"]),
             "good": (memory["good"] + 1).masked_fill(bad, 0),
             "tries": tries.masked_fill(recovered, 0),
+            "glitches": (memory["glitches"] + lucky).masked_fill(recovered, 0),
             "cuts": cuts.masked_fill(keep, 0),  # a snapshot holds the rate as cut so far
-            "restores": memory["restores"] + restore.to(torch.int64),
+            "restores": memory["restores"] + bad.to(torch.int64),
             "gave_up": gave_up,
         }
-        return Verdict(keep, restore, cut, reason.masked_fill(~bad, FINE), gave_up), new
+        return Verdict(keep, bad, cut, reason.masked_fill(~bad, FINE), gave_up), new
 
-    def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> Tensor:
+    def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Say what is wrong, and where something not finite came out of nothing: ``[B]`` each."""
         losses = signals.losses.to(torch.float64)
         sane = (signals.grad_sq + signals.weight_sq).isfinite().all(1)
         # a NaN loss at sane weights and gradients is one that the caller did not tell
@@ -156,7 +159,10 @@ class Guard:
         way = (memory["first"] - memory["best"]).clamp_min(0)
         allowed = level + 3 * noise + self.margin * torch.fmax(level.abs(), 0.02 * way)
         exploded = mean > allowed  # False while there is no level yet
-        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE)
+        known = losses.isfinite()
+        risen = known & (losses > allowed[:, None])
+        is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
+        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE), is_calm
 
     @staticmethod
     def _means(mean: Tensor, memory: Memory, bad: Tensor) -> Memory:

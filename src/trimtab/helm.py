@@ -94,7 +94,8 @@ class Helm:
 
     def values_at(self, state: HelmState, step: int) -> Tensor:
         """Give ``[B, S, K]``: the values for optimizer step `step` (from 1), the controller's prior included."""
-        return self.values_over(state, step, step)[0]
+        values: Tensor = state["values"]
+        return values if self.prior is None else self.values_over(state, step, step)[0]
 
     def values_over(self, state: HelmState, first: int, last: int) -> Tensor:
         """Give ``[W, B, S, K]``: the values for steps `first` to `last`, if no decision came between."""
