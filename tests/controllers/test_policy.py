@@ -32,10 +32,10 @@ def _readings(reading, members=3, sites=2, count=4):
     return [reading(PANEL, position, 1 + n, rng=rng) for n in range(count)]
 
 
-def _moves(policy, seens, weights=None):
-    members, sites = seens[0].position.shape[:2]
+def _moves(policy, sights, weights=None):
+    members, sites = sights[0].position.shape[:2]
     state, moves = policy.start(PANEL, members, sites), []
-    for seen in seens:
+    for seen in sights:
         move, state = policy.act(seen, state) if weights is None else policy.act_with(weights, seen, state)
         moves.append(move)
     return torch.stack(moves)
@@ -69,10 +69,10 @@ def test_weights_per_member_are_policies_per_member(reading, member, kind):
     policies = [_taught(kind, seed) for seed in range(3)]
     stacked = {name: torch.stack([dict(p.named_parameters())[name] for p in policies]) for name, _ in
                policies[0].named_parameters()}  # fmt: skip
-    seens = _readings(reading)
-    together = _moves(policies[0], seens, stacked)
+    sights = _readings(reading)
+    together = _moves(policies[0], sights, stacked)
     for b, policy in enumerate(policies):
-        alone = _moves(policy, [member(seen, b) for seen in seens])
+        alone = _moves(policy, [member(seen, b) for seen in sights])
         torch.testing.assert_close(together[:, b : b + 1], alone, rtol=0, atol=1e-13)
         assert alone.abs().max().item() > 0.01
 
@@ -80,14 +80,14 @@ def test_weights_per_member_are_policies_per_member(reading, member, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_may_carry_a_gradient_under_func(reading, kind):
     """torch.func differentiates and vmaps through act_with; autograd reaches the parameters through act."""
-    policy, seens = _taught(kind), _readings(reading, count=2)
+    policy, sights = _taught(kind), _readings(reading, count=2)
     weights = {name: weight.detach() for name, weight in policy.named_parameters()}
 
     def total(w):
-        return _moves(policy, seens, w).sum()
+        return _moves(policy, sights, w).sum()
 
     grads = torch.func.grad(total)(weights)
-    _moves(policy, seens).sum().backward()
+    _moves(policy, sights).sum().backward()
     for name, weight in policy.named_parameters():
         torch.testing.assert_close(grads[name], weight.grad, rtol=1e-4, atol=1e-5)
     many = {name: torch.stack([w, 2 * w]) for name, w in weights.items()}
@@ -97,15 +97,15 @@ def test_weights_may_carry_a_gradient_under_func(reading, kind):
 
 def test_a_gru_is_torchs_cell(reading):
     """The recurrent kind is torch.nn.GRUCell and a linear layer, step after step."""
-    policy, seens = _taught("gru"), _readings(reading)
+    policy, sights = _taught("gru"), _readings(reading)
     cell = torch.nn.GRUCell(len(policy.spec["features"]), 6, dtype=F64)
     names = {"weight_ih": "input_weight", "weight_hh": "memory_weight", "bias_ih": "input_bias",
              "bias_hh": "memory_bias"}  # fmt: skip
     with torch.no_grad():
         for theirs, ours in names.items():
             getattr(cell, theirs).copy_(getattr(policy, ours))
-    memory, moves = torch.zeros(6, 6, dtype=F64), _moves(policy, seens)
-    for n, seen in enumerate(seens):
+    memory, moves = torch.zeros(6, 6, dtype=F64), _moves(policy, sights)
+    for n, seen in enumerate(sights):
         memory = cell(seen.features.reshape(6, -1), memory)
         expected = torch.tanh(memory @ policy.out_weight.double().T + policy.out_bias.double())
         torch.testing.assert_close(moves[n].reshape(6, 2), expected, rtol=0, atol=1e-13)
@@ -123,8 +123,8 @@ def test_a_file_gives_back_the_same_policy(reading, tmp_path, kind):
         assert name == other
         assert torch.equal(weight, read)
         assert read.requires_grad
-    seens = _readings(reading)
-    assert torch.equal(_moves(policy, seens), _moves(loaded, seens))
+    sights = _readings(reading)
+    assert torch.equal(_moves(policy, sights), _moves(loaded, sights))
     assert [file.name for file in tmp_path.iterdir()] == ["policy.safetensors"]
 
 
