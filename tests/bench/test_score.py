@@ -98,4 +98,5 @@ def test_many_seeds_bring_an_interval():
     assert many.val_iqm == pytest.approx(3.6)
     assert many.val_interval is not None
     assert many.val_interval[0] < 3.6 < many.val_interval[1]
-    assert "IQM" in cells(many)[2]
+    assert ("3.6 ± 2.4", "–") == (cells(many)[2], cells(few)[3])
+    assert cells(many)[3].startswith("3.6 [")

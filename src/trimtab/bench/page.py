@@ -135,12 +135,12 @@ def _best(standings: Sequence[Standing], metric: str) -> dict[int, set[str]]:
     sign = -1.0 if metric == "accuracy" else 1.0
     scores: dict[int, dict[str, float]] = {
         2: {s.contender: s.val_loss for s in standings},
-        3: {s.contender: math.inf if math.isnan(s.test) else sign * s.test for s in standings},
-        4: {s.contender: s.regret_median for s in standings},
-        5: {s.contender: s.regret_worst for s in standings},
-        6: {s.contender: -s.reached for s in standings},
-        7: {s.contender: _or_infinity(s.steps_to_target) for s in standings},
-        8: {s.contender: _or_infinity(s.seconds_to_target) for s in standings},
+        4: {s.contender: math.inf if math.isnan(s.test) else sign * s.test for s in standings},
+        5: {s.contender: s.regret_median for s in standings},
+        6: {s.contender: s.regret_worst for s in standings},
+        7: {s.contender: -s.reached for s in standings},
+        8: {s.contender: _or_infinity(s.steps_to_target) for s in standings},
+        9: {s.contender: _or_infinity(s.seconds_to_target) for s in standings},
     }
     return {at: _lowest(values) for at, values in scores.items()}
 

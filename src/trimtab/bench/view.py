@@ -19,6 +19,8 @@ from trimtab.bench.run import Cell
 from trimtab.bench.table import cells, columns, number
 from trimtab.tasks import task_named
 
+ON_THE_PAGE_ALONE = ("IQM", "seconds")  # a terminal is narrow
+
 
 class View(Spectator):
     """Shows a race: in a terminal a bar and the running cells, elsewhere a line at each tenth.
@@ -105,8 +107,11 @@ def result_table(result: Result) -> Table:
         f"rates; target: validation loss {task.reference.target:g}"
     )
     table = Table(title=title, title_style="bold", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for at, column in enumerate(columns(task.metric)):
-        table.add_column(column.title, justify="right" if at else "left", no_wrap=True)
+    heads = [column.title for column in columns(task.metric)]
+    shown = [at for at, head in enumerate(heads) if head not in ON_THE_PAGE_ALONE]
+    for at in shown:
+        table.add_column(heads[at], justify="right" if at else "left", no_wrap=True)
     for standing in result.standings:
-        table.add_row(*cells(standing))
+        row = cells(standing)
+        table.add_row(*(row[at] for at in shown))
     return table
