@@ -1,0 +1,138 @@
+"""Examination: a fixed set of lessons, never taught on, on which a controller is scored by regret.
+
+The regret of a run is its held-out loss at the end over that of the best static run of the same lesson: 39 of them,
+three schedules from thirteen learning rates. 1 is as good as a tuned schedule, from a start that nobody tuned.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trimtab.controller import Controller
+from trimtab.errors import StateError
+from trimtab.knobs import Panel
+from trimtab.teach.distribution import LR_RANGE, Lesson
+from trimtab.teach.fitness import Grid, attempt, static_grid
+from trimtab.whole import written_whole
+
+RATES = 7  # learning rates that an examined lesson begins from, over the range that lessons begin in
+SEEDS = 2
+LOST = math.log(1.1)  # above chance: nothing was learned, and more than noise was lost
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A controller's score, over lessons and initial learning rates.
+
+    Attributes:
+        median: of the regrets, ratios to the best static run.
+        ninety: their 90th percentile.
+        worst: the largest.
+        lost: share of runs that ended more than a tenth above the best constant answer's loss, or nowhere.
+        restores: mean number of times that the guard went back.
+    """
+
+    median: float
+    ninety: float
+    worst: float
+    lost: float
+    restores: float
+
+
+class Grids:
+    """The static runs of lessons, each made once.
+
+    Args:
+        panel: gives the learning rate's bounds.
+        path: a JSON file to keep them in; None: they are kept in memory.
+        seeds: runs of each.
+
+    Raises:
+        StateError: the file is damaged.
+    """
+
+    def __init__(self, panel: Panel, path: Path | None = None, seeds: int = SEEDS) -> None:
+        self._panel, self._path, self._seeds = panel, path, seeds
+        self._known: dict[str, Grid] = {}
+        self._written = 0
+        if path is not None and path.is_file():
+            try:
+                self._known = {key: Grid(**grid) for key, grid in json.loads(path.read_text()).items()}
+            except (ValueError, TypeError, AttributeError) as error:
+                raise StateError(f"{path} is damaged ({error}): delete it, and it is made anew.") from error
+            self._written = len(self._known)
+
+    def of(self, lesson: Lesson) -> Grid:
+        """Give a lesson's static runs, trained at the first call."""
+        key = f"{lesson.number} {lesson.horizon} {lesson.rule!r} {self._seeds}"
+        if key not in self._known:
+            self._known[key] = static_grid(lesson, self._panel, self._seeds)
+        return self._known[key]
+
+    def cost(self, lesson: Lesson) -> float:
+        """Give the lowest cost of a lesson's static runs."""
+        return self.of(lesson).cost
+
+    def save(self) -> None:
+        """Write the file, if something is new."""
+        if self._path is not None and len(self._known) > self._written:
+            with written_whole(self._path) as file:
+                file.write(json.dumps({key: asdict(grid) for key, grid in self._known.items()}, indent=1).encode())
+            self._written = len(self._known)
+
+
+class Examination:
+    """Scores controllers on the same lessons, starts and seeds.
+
+    Args:
+        lessons: never taught on.
+        panel: the knobs that controllers turn; those other than lr begin at the rule's default.
+        grids: the static runs.
+        by: what is a site: "run", "layer" or "block".
+    """
+
+    def __init__(self, lessons: Sequence[Lesson], panel: Panel, grids: Grids, by: str = "run") -> None:
+        self.lessons, self.panel, self.by, self._grids = tuple(lessons), panel, by, grids
+
+    @torch.no_grad()
+    def regrets(self, controller: Controller) -> tuple[Tensor, Tensor, Tensor]:
+        """Give ``[lessons, rates]`` regrets, ``[lessons, rates, seeds]`` log ends over chance, and restores."""
+        rows = []
+        for lesson in self.lessons:
+            starts = self._starts(lesson).repeat_interleave(SEEDS, 0)
+            plant = lesson.plant(self.panel, self.by)
+            outcome, restores = attempt(lesson, plant, controller, starts, lesson.seeds(SEEDS) * RATES)
+            end = outcome.end.reshape(RATES, SEEDS)
+            rows.append((torch.exp(end.mean(1) - self._grids.of(lesson).end), end, restores.double()))
+        regrets, ends, restored = (torch.stack(part) for part in zip(*rows, strict=True))
+        return regrets, ends, restored
+
+    def mark(self, controller: Controller) -> Mark:
+        """Score a controller."""
+        regrets, ends, restores = self.regrets(controller)
+        return Mark(
+            float(regrets.median()),
+            float(regrets.quantile(0.9)),
+            float(regrets.max()),
+            float((ends > LOST).double().mean()),
+            float(restores.mean()),
+        )
+
+    def _starts(self, lesson: Lesson) -> Tensor:
+        """Give ``[rates, K]`` where knobs begin."""
+        columns = []
+        for knob in self.panel:
+            if knob.name == "lr":
+                low, high = (math.log10(min(max(bound, knob.low), knob.high)) for bound in LR_RANGE)
+                columns.append(torch.logspace(low, high, RATES, dtype=torch.float64))
+            else:
+                usual = torch.full((RATES,), lesson.rule.defaults.get(knob.name, knob.low), dtype=torch.float64)
+                columns.append(usual.clamp(knob.low, knob.high))
+        return torch.stack(columns, -1)

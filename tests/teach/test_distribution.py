@@ -1,0 +1,163 @@
+"""Laws of teach-v1: everything follows from numbers, and stays within what the page says."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+
+from trimtab.contracts import TaskContract
+from trimtab.errors import TaskError
+from trimtab.knobs import Panel
+from trimtab.rules import SGD
+from trimtab.teach import Distribution, Exercise
+from trimtab.teach.distribution import LR_RANGE, RESERVED
+from trimtab.teach.draw import Draw, mixed
+from trimtab.teach.exercise import ACTIVATIONS, SOURCES, sketch
+
+LR = Panel.of(["lr"])
+SKETCHES = {seed: sketch(seed) for seed in range(400)}
+CASES = {  # one of each source, and one with batch norm
+    source: next(seed for seed, drawn in SKETCHES.items() if drawn.source == source and not drawn.has_norm)
+    for source in SOURCES
+} | {"norm": next(seed for seed, drawn in SKETCHES.items() if drawn.has_norm)}
+
+
+class TestExercise(TaskContract):
+    """An exercise of each kind."""
+
+    @pytest.fixture(params=CASES)
+    def task(self, request: pytest.FixtureRequest) -> Exercise:
+        """One after the other."""
+        return Exercise(CASES[request.param])
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_an_exercise_is_pickled_as_its_seed(kind: str) -> None:
+    """A copy through pickle is small, and has the same data and weights."""
+    here = Exercise(CASES[kind])
+    text = pickle.dumps(here)
+    there = pickle.loads(text)
+    assert len(text) < 100
+    assert all(torch.equal(a, b) for a, b in zip(here.data("val"), there.data("val"), strict=True))
+    weights = [torch.cat([p.detach().flatten() for p in task.build(5).parameters()]) for task in (here, there)]
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_chance_is_the_best_constant_answers_loss(kind: str) -> None:
+    """No constant does better on the training split, and an answer that is it does as well."""
+    task = Exercise(CASES[kind])
+    _, y = task.data("train")
+    if y.is_floating_point():
+        expected = float((y - y.mean()).square().mean())
+    else:
+        share = torch.bincount(y, minlength=task.sketch.classes) / len(y)
+        expected = float(torch.nn.functional.cross_entropy(share.log().expand(len(y), -1), y))
+    assert expected == pytest.approx(task.chance, rel=1e-5)
+
+
+def test_sketches_keep_to_the_page() -> None:
+    """Four hundred sketches lie within the ranges of the page, and sources come in their shares."""
+    drawn = list(SKETCHES.values())
+    for sketched in drawn:
+        assert 1 <= len(sketched.widths) <= 3
+        assert 8 <= min(sketched.widths) <= max(sketched.widths) <= 24
+        assert sketched.activation in ACTIVATIONS
+        assert sketched.gain in {0.5, 1.0, 2.0}
+        assert sketched.batch_size in {16, 32, 64}
+        assert 150 <= sketched.rows <= 3000
+        assert sketched.noise == 0 or 0.02 <= sketched.noise <= 0.5
+    for source, share in SOURCES.items():
+        found = sum(sketched.source == source for sketched in drawn) / len(drawn)
+        assert abs(found - share) < 4 * math.sqrt(share * (1 - share) / len(drawn))
+    assert {1} == {sketched.classes for sketched in drawn if sketched.source == "numbers"}
+
+
+def test_shipped_digits_are_not_taught_on() -> None:
+    """No example of an exercise on digits is in the shipped task's validation or test split."""
+    from trimtab.tasks.digits import digits
+
+    task = Exercise(CASES["digits"])
+    rows = sum(len(task.data(split)[0]) for split in ("train", "val", "test"))
+    assert rows == task.sketch.rows <= len(digits("train")[0])
+
+
+def test_lessons_follow_from_their_numbers() -> None:
+    """The same count gives the same lesson; another seed others; those examined are the same for all, and apart."""
+    one, same, other = Distribution(), Distribution(), Distribution(seed=1)
+    assert one.taught(3).number == same.taught(3).number
+    assert one.taught(3).horizon == same.taught(3).horizon
+    numbers = {lessons.taught(count).number for lessons in (one, other) for count in range(500)}
+    assert 1000 == len(numbers)
+    assert min(numbers) >= RESERVED
+    assert [lesson.number for lesson in one.examined(4)] == [0, 1, 2, 3]
+    assert [lesson.rule for lesson in one.examined(8)] == [lesson.rule for lesson in other.examined(8)]
+
+
+def test_a_pool_comes_round() -> None:
+    """With a pool of three lessons the fourth is the first."""
+    pool = Distribution(pool=3)
+    assert pool.taught(0).number == pool.taught(3).number
+    assert 3 == len({pool.taught(count).number for count in range(9)})
+
+
+def test_horizons_and_rules_are_those_asked_for() -> None:
+    """Horizons stay in their range, log-uniform, and rules in their list; half of the lessons show validation losses."""
+    lessons = [Distribution(horizons=(100, 1600), rules=("sgd",)).taught(count) for count in range(200)]
+    assert 100 <= min(lesson.horizon for lesson in lessons) <= max(lesson.horizon for lesson in lessons) <= 1600
+    assert 0.35 < sum(lesson.horizon < 400 for lesson in lessons) / 200 < 0.65
+    assert {SGD} == {type(lesson.rule) for lesson in lessons}
+    assert 0.35 < sum(lesson.validate_every is None for lesson in lessons) / 200 < 0.65
+    assert all(lesson.validate_every % 10 == 0 for lesson in lessons if lesson.validate_every)
+
+
+def test_starts_cover_seven_decades_evenly() -> None:
+    """Of 21 learning rates three lie in each decade; another knob is at its default in about half of the cases."""
+    lesson = next(lesson for lesson in map(Distribution().taught, range(99)) if lesson.rule.name == "adamw")
+    starts = lesson.starts(Panel.of(["lr", "weight_decay"]), 21)
+    decades = torch.floor(starts[:, 0].log10()).int()
+    assert [3] * 7 == torch.bincount(decades + 6, minlength=7).tolist()
+    assert LR_RANGE[0] <= float(starts[:, 0].min()) <= float(starts[:, 0].max()) <= LR_RANGE[1]
+    usual = (starts[:, 1] - lesson.rule.defaults["weight_decay"]).abs() < 1e-12
+    assert 4 <= int(usual.sum()) <= 17
+    assert 21 == len(set(lesson.seeds(21)))
+
+
+@pytest.mark.parametrize("by", ["run", "layer"])
+def test_a_lesson_builds_its_plant(by: str) -> None:
+    """Sites are the run, or the layers."""
+    lesson = Distribution().taught(0)
+    sites = lesson.plant(LR, by).sites
+    layers = len(lesson.task.sketch.widths) * (1 + lesson.task.sketch.has_norm) + 1
+    assert (1 if by == "run" else layers) == len(sites)
+
+
+@pytest.mark.parametrize(
+    ("settings", "law"),
+    [
+        ({"horizons": (60, 50)}, "shortest <= longest"),
+        ({"horizons": (5, 50)}, "10 <= shortest"),
+        ({"horizons": (50,)}, "two whole numbers"),
+        ({"rules": ("muon",)}, "`rules` out of sgd, adam, adamw"),
+        ({"rules": ()}, "`rules` out of"),
+        ({"seed": -1}, "`seed >= 0`"),
+        ({"pool": -1}, "`pool >= 0`"),
+    ],
+)
+def test_what_does_not_hold_is_told(settings: dict, law: str) -> None:
+    """A setting out of range is refused with the law."""
+    with pytest.raises(TaskError, match=law):
+        Distribution(**settings)
+
+
+def test_draws_are_apart_by_purpose() -> None:
+    """Other numbers, or the same in another order, draw other numbers."""
+    seeds = {mixed(a, b) for a in range(30) for b in range(30)}
+    assert 900 == len(seeds)
+    assert Draw(1, 2).uniform() != Draw(2, 1).uniform()
+    assert all(low <= Draw(seed).log_whole(150, 3000) <= 3000 for seed, low in enumerate([150] * 50))
+    assert {3, 4, 5} == {Draw(seed).whole(3, 5) for seed in range(40)}
+    assert {"a", "b"} == {Draw(seed).weighted({"a": 0.5, "b": 0.5}) for seed in range(40)}
