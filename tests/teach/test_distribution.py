@@ -105,7 +105,7 @@ def test_a_pool_comes_round() -> None:
 
 
 def test_horizons_and_rules_are_those_asked_for() -> None:
-    """Horizons stay in their range, log-uniform, and rules in their list; half of the lessons show validation losses."""
+    """Horizons are log-uniform in their range, rules in their list; half of the lessons show validation losses."""
     lessons = [Distribution(horizons=(100, 1600), rules=("sgd",)).taught(count) for count in range(200)]
     assert 100 <= min(lesson.horizon for lesson in lessons) <= max(lesson.horizon for lesson in lessons) <= 1600
     assert 0.35 < sum(lesson.horizon < 400 for lesson in lessons) / 200 < 0.65
