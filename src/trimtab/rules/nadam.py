@@ -98,9 +98,10 @@ class NAdam:
         now, ahead, product = self._shares(step, slots["mu_product"], beta1, values)
         first = mean(slots["exp_avg"], grad, 1 - beta1)
         second = mean_square(slots["exp_avg_sq"], grad, 1 - beta2)
-        length = -lr * root
-        direction = add_scaled(grad * fit(length * now, grad), first, length * ahead)
-        new = torch.addcdiv(param, direction, second.sqrt() + fit(values.get("eps", self.eps) * root, second))
+        # in torch's own order: what controllers see of an update close to the weights' rounding depends on its last digit
+        size = second.sqrt() / fit(root, second) + fit(values.get("eps", self.eps), second)
+        new = torch.addcdiv(param, grad * fit(-lr * now, grad), size)
+        new = torch.addcdiv(new, first * fit(-lr * ahead, grad), size)
         return new, {"step": step, "mu_product": product, "exp_avg": first, "exp_avg_sq": second}
 
     def optimizer(self, groups: Iterable[Any]) -> torch.optim.Optimizer:
