@@ -36,7 +36,7 @@ def reread(passage: Passage) -> Passage:
 
 @pytest.mark.parametrize("rule", [SGD(momentum=0.9), AdamW()], ids=["sgd", "adamw"])
 def test_pieces_through_a_file_are_the_whole(rule: Rule) -> None:
-    """Pieces of 1, 12 and 27 steps, each through a file, give the run of 40 steps; one member is restored on the way."""
+    """Pieces of 1, 12 and 27 steps, each through a file, give the run of 40 steps, one member restored on the way."""
     values = torch.tensor([1e-3, 1e3, 1e-1], dtype=torch.float64)[:, None, None].clamp(max=10.0)
     whole = rollout(
         Plant(task_named("digits-mlp-v1"), rule, LR),

@@ -1,4 +1,4 @@
-"""The command line: ``trimtab race | report | tasks | controllers``; no logic of its own.
+"""The command line: ``trimtab race | report | tasks | controllers | teach``; no logic of its own.
 
 Everything heavier than torch is imported inside the commands.
 """
@@ -153,6 +153,23 @@ def report(
     page = out or trace.with_suffix(".html")
     write_report(Record(*read_trace(trace)), page)
     typer.echo(f"Wrote {page}")
+
+
+@app.command()
+def teach(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The course, TOML; examples/teach.toml is one.")],
+    out: Annotated[Path | None, typer.Option(help="The folder; by default runs/NAME.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes to teach, earlier ones included; by default as the course says.")
+    ] = None,
+) -> None:
+    """Teach a controller; write its card. The same command goes on where it was."""
+    from trimtab.bench.machine import Provenance
+    from trimtab.teach.command import teach
+
+    card = teach(file, out, minutes, vars(Provenance.now(["trimtab", *context.obj])))
+    typer.echo(f"The card: {card}")
 
 
 def _race(plan: Plan, folder: Path, *, jobs: int, is_json: bool, is_fresh: bool, words: list[str]) -> None:

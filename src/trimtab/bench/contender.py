@@ -1,8 +1,8 @@
 """Contenders: who takes part in a race, and how often each may decide.
 
 A contender's name is a controller's, or ``plain-`` and a schedule's for the same schedule by
-``torch.optim.lr_scheduler`` without any pilot, or a controller's with ``@layer`` or ``@block`` behind it, which then
-decides for every layer or block on its own.
+``torch.optim.lr_scheduler`` without any pilot, or ``card:`` and a file for the policy taught there. A controller's or a
+card's may have ``@layer`` or ``@block`` behind it, and then decides for every layer or block on its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -28,6 +29,7 @@ from trimtab.errors import TaskError
 from trimtab.knobs import Panel
 
 PLAIN = "plain-"
+CARD = "card:"
 EVERY = 10
 CADENCE = {"hypergradient": 1}  # the rule as published acts at every step
 OPEN_LOOP = ("constant", "cosine", "wsd", "onecycle", "linear")
@@ -80,7 +82,7 @@ def contender_named(name: str) -> Contender:
         It, at the defaults of its kind.
 
     Raises:
-        TaskError: nothing has that name; says what comes close.
+        TaskError: nothing has that name; says what comes close. Or there is no such card.
 
     Example:
         >>> contender_named("hypergradient").every, contender_named("plain-cosine").controller
@@ -88,6 +90,8 @@ def contender_named(name: str) -> Contender:
     """
     if name in PLAINS:
         return Contender(name, None)
+    if name.startswith(CARD):
+        return _taught(name)
     base, _, by = name.partition("@")
     if by not in ("", "layer", "block"):
         raise TaskError(f"A contender may end in '@layer' or '@block', got {name!r}.")
@@ -99,6 +103,18 @@ def contender_named(name: str) -> Contender:
 def known() -> tuple[str, ...]:
     """Give the names that need nothing installed beside trimtab."""
     return (*sorted({*CATALOGUE, "policy"}), *PLAINS)
+
+
+def _taught(name: str) -> Contender:
+    """Make a contender of a card; its name becomes the file's, for it names files in turn."""
+    path, _, by = name.removeprefix(CARD).rpartition("@")
+    if not path or by not in ("layer", "block"):
+        path, by = name.removeprefix(CARD), ""
+    try:
+        policy = Policy.load(path)
+    except FileNotFoundError:
+        raise TaskError(f"There is no card at {path!r}; `trimtab teach` writes one.") from None
+    return Contender(f"card-{Path(path).stem}{by and f'@{by}'}", policy, EVERY, by or "run")
 
 
 def _look_up(name: str, base: str) -> None:

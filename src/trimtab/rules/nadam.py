@@ -98,7 +98,7 @@ class NAdam:
         now, ahead, product = self._shares(step, slots["mu_product"], beta1, values)
         first = mean(slots["exp_avg"], grad, 1 - beta1)
         second = mean_square(slots["exp_avg_sq"], grad, 1 - beta2)
-        # in torch's own order: what controllers see of an update close to the weights' rounding depends on its last digit
+        # in torch's own order: near the weights' rounding, what controllers see depends on the last digit
         size = second.sqrt() / fit(root, second) + fit(values.get("eps", self.eps), second)
         new = torch.addcdiv(param, grad * fit(-lr * now, grad), size)
         new = torch.addcdiv(new, first * fit(-lr * ahead, grad), size)

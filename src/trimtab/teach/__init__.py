@@ -1,15 +1,21 @@
-"""Teaching: how a policy learns, from whole runs, outside of them."""
+"""Teaching: how a policy learns, from whole runs, outside of them.
+
+`docs/teaching.md` tells how to teach one; ``trimtab teach FILE.toml`` does it.
+"""
 
 from __future__ import annotations
 
+from trimtab.teach.course import Course, read_course
 from trimtab.teach.distribution import Distribution, Lesson
 from trimtab.teach.evolution import Evolution, Teacher
 from trimtab.teach.examination import Examination, Mark
 from trimtab.teach.exercise import Exercise
 from trimtab.teach.genome import Genome
 from trimtab.teach.pes import PersistentEvolution
+from trimtab.teach.school import School
 
 __all__ = [
+    "Course",
     "Distribution",
     "Evolution",
     "Examination",
@@ -18,5 +24,7 @@ __all__ = [
     "Lesson",
     "Mark",
     "PersistentEvolution",
+    "School",
     "Teacher",
+    "read_course",
 ]

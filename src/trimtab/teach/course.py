@@ -1,0 +1,197 @@
+"""Course: what is taught, on what and how, as a TOML file says it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from trimtab.controllers.policy import Kind, Policy
+from trimtab.errors import TaskError
+from trimtab.knobs import Panel
+from trimtab.teach.distribution import RULES, Distribution
+from trimtab.teach.evolution import Evolution, Teacher
+from trimtab.teach.fitness import Baseline
+from trimtab.teach.genome import Genome
+from trimtab.teach.pes import PersistentEvolution
+
+Table = dict[str, Any]
+METHODS = {"evolution": Evolution, "persistent": PersistentEvolution}
+OWN = {"evolution": ("regret",), "persistent": ("unroll",)}  # keys that only one method has
+DEFAULTS: dict[str, Table] = {
+    "": {"name": "", "seed": 0},
+    "distribution": {"name": Distribution.name, "horizons": [50, 600], "rules": list(RULES), "pool": 0},
+    "policy": {
+        "knobs": ["lr"],
+        "kind": "mlp",
+        "hidden": 16,
+        "prior": "hold",
+        "reach": 1.0,
+        "sites": "run",
+        "features": ["*", "!mean_*", "!rank_*"],
+    },
+    "teacher": {
+        "method": "evolution",
+        "generations": 500,
+        "pairs": 32,
+        "tasks": 2,
+        "sigma": 0.1,
+        "rate": 0.04,
+        "regret": False,
+        "unroll": 50,
+    },
+    "examination": {"every": 50, "lessons": 16},
+    "budget": {"minutes": 0.0},
+}
+"""Every key there is, with its value where the file does not give it; `minutes` 0: no bound."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """A whole teaching, checked.
+
+    Args:
+        name: of the card.
+        tables: as in :data:`DEFAULTS`, every key present.
+
+    Raises:
+        TaskError: a setting is unknown or out of range.
+        KnobError: a knob is unknown, or the policy's settings do not hold.
+    """
+
+    name: str
+    tables: Mapping[str, Table]
+
+    def __post_init__(self) -> None:
+        """Build everything once, so that what does not hold is told at once."""
+        self.teacher(None)
+        self.distribution()
+        laws = {
+            "`[distribution] name` must be 'teach-v1'": self.tables["distribution"]["name"] == Distribution.name,
+            "`[policy] sites` must be 'run', 'layer' or 'block'": self.by in {"run", "layer", "block"},
+            "`[examination]` needs `every >= 1` and `lessons >= 1`": min(self.tables["examination"].values()) >= 1,
+            "`[budget] minutes` must not be negative": self.minutes >= 0,
+        }
+        for law, holds in laws.items():
+            if not holds:
+                raise TaskError(f"{law}.")
+
+    @property
+    def by(self) -> str:
+        """What is a site."""
+        return str(self.tables["policy"]["sites"])
+
+    @property
+    def minutes(self) -> float:
+        """The budget, by the clock; 0: none."""
+        return float(self.tables["budget"]["minutes"])
+
+    @property
+    def identity(self) -> str:
+        """All that decides what comes of it, as JSON."""
+        return json.dumps({name: table for name, table in self.tables.items() if name != "budget"}, sort_keys=True)
+
+    def panel(self) -> Panel:
+        """Give the knobs."""
+        return Panel.of(self.tables["policy"]["knobs"])
+
+    def genome(self) -> Genome:
+        """Give what is taught."""
+        table = self.tables["policy"]
+        policy = Policy.for_panel(
+            self.panel(),
+            table["hidden"],
+            kind=cast("Kind", table["kind"]),
+            prior=table["prior"],
+            reach=table["reach"],
+        )
+        return Genome(policy.spec, tuple(table["features"]))
+
+    def distribution(self) -> Distribution:
+        """Give the lessons."""
+        table = self.tables["distribution"]
+        return Distribution(tuple(table["horizons"]), tuple(table["rules"]), self.tables[""]["seed"], table["pool"])
+
+    def teacher(self, baseline: Baseline | None) -> Teacher:
+        """Give the teacher.
+
+        Args:
+            baseline: gives lessons' best static costs; used where `regret` is asked for.
+
+        Returns:
+            It.
+
+        Raises:
+            TaskError: there is no such method.
+        """
+        table = dict(self.tables["teacher"])
+        method = table.pop("method")
+        if method not in METHODS:
+            raise TaskError(f"`[teacher] method` must be one of {', '.join(METHODS)}, got {method!r}.")
+        for other, keys in OWN.items():
+            for key in keys:
+                if other != method and table[key] != DEFAULTS["teacher"][key]:
+                    raise TaskError(f"`[teacher] {key}` is for the method {other!r}, got it for {method!r}.")
+        regret, unroll = table.pop("regret"), table.pop("unroll")
+        shared = {"genome": self.genome(), "panel": self.panel(), "by": self.by, "seed": self.tables[""]["seed"]}
+        if method == "persistent":
+            return PersistentEvolution(unroll=unroll, **shared, **table)
+        return Evolution(baseline=baseline if regret else None, **shared, **table)
+
+
+def read_course(path: Path) -> Course:
+    """Read a course.
+
+    Args:
+        path: a TOML file; keys it does not give take their defaults, and `name` the file's.
+
+    Returns:
+        The course.
+
+    Raises:
+        TaskError: it is no TOML, or has a key that is unknown or of another type.
+    """
+    try:
+        given = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path} is no TOML file: {error}.") from error
+    top = {name: value for name, value in given.items() if name not in DEFAULTS}
+    tables = {"": _filled("", top)}
+    for name in DEFAULTS:
+        if name:
+            tables[name] = _filled(name, given.get(name, {}))
+    return Course(tables[""]["name"] or path.stem, tables)
+
+
+def _filled(name: str, given: Any) -> Table:
+    """Check a table's keys and types against the defaults, and fill in what is missing."""
+    defaults = DEFAULTS[name]
+    if not isinstance(given, dict):
+        raise TaskError(f"`{name}` must be a table, `[{name}]`, got {given!r}.")
+    for key, value in given.items():
+        shown = f"[{name}] {key}" if name else key
+        if key not in defaults:
+            known = list(defaults) if name else [*defaults, *(f"[{table}]" for table in DEFAULTS if table)]
+            close = difflib.get_close_matches(key, known)
+            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known)}."
+            raise TaskError(f"`{shown}` is no setting of a teaching: {hint}")
+        if not _is_like(value, defaults[key]):
+            raise TaskError(f"`{shown}` must be {_kind(defaults[key])}, such as {defaults[key]!r}, got {value!r}.")
+    return {key: given.get(key, default) for key, default in defaults.items()}
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    if isinstance(default, list):
+        return isinstance(value, list) and all(_is_like(entry, default[0]) for entry in value)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def _kind(default: Any) -> str:
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+    return kinds[type(default)]
