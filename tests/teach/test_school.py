@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from trimtab.bench.contender import contender_named
+from trimtab.bench.contender import Contender, contender_named
+from trimtab.bench.machine import Provenance
+from trimtab.bench.run import Cell, run_cell
 from trimtab.cli import main
 from trimtab.controllers import Policy
-from trimtab.errors import StateError, TaskError
+from trimtab.errors import StateError, TaskError, TraceError
+from trimtab.knobs import Panel
 from trimtab.teach import School, read_course
+from trimtab.teach.command import teach
 
 TINY = """
 name = "tiny"
@@ -66,6 +74,128 @@ def test_a_stopped_teaching_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert "card-tiny" == contender_named(f"card:{card}").name
     with pytest.raises(StateError, match=r"another course .*seed was 0, is 1"):
         School(read_course(course(tmp_path, TINY.replace("[dist", "seed = 1\n[dist"))), tmp_path / "parts")
+
+
+UNDER_WAY = """
+import sys
+from pathlib import Path
+import torch
+from trimtab.teach import School, read_course
+torch.set_num_threads(1)
+tell = lambda news: print(news.number, flush=True)
+School(read_course(Path(sys.argv[1])), Path(sys.argv[2]), tell, save_every=0.0).teach()
+"""
+PERSISTENT = TINY.replace("generations = 4", "method = 'persistent'\nunroll = 8\ngenerations = 6")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [TINY.replace("generations = 4", "generations = 6"), PERSISTENT], ids=["es", "pes"])
+def test_a_killed_teaching_goes_on_bit_for_bit(tmp_path: Path, text: str) -> None:
+    """Killed with SIGKILL after three generations and begun again, it ends where one without a kill ends."""
+    file, folder = course(tmp_path, text), tmp_path / "killed"
+    with subprocess.Popen(
+        [sys.executable, "-c", UNDER_WAY, str(file), str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert any(line == "3\n" for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    assert -signal.SIGKILL == process.returncode
+    whole, killed = School(read_course(file), tmp_path / "whole"), School(read_course(file), folder)
+    assert 3 <= killed.state.ascent.number < 6
+    assert whole.teach().read_bytes() == killed.teach().read_bytes()
+    for name in ("mean", "first", "second"):
+        assert torch.equal(getattr(whole.state.ascent, name), getattr(killed.state.ascent, name))
+
+
+@pytest.mark.slow
+def test_a_teaching_that_is_over_is_not_taught_again(tmp_path: Path) -> None:
+    """The same command after the end leaves state, curve and card as they are; time that is over ends it early."""
+    made = read_course(course(tmp_path))
+    early = School(made, tmp_path)
+    early.teach(minutes=1e-6)
+    assert 0 == early.state.ascent.number
+    assert "0 of 4 generations done" in (tmp_path / "tiny.md").read_text()
+    School(made, tmp_path).teach()
+    curve = (tmp_path / "curve.jsonl").read_text()
+    card = (tmp_path / "tiny.safetensors").read_bytes()
+    heard = []
+    again = School(made, tmp_path, heard.append)
+    again.teach()
+    assert [4] == [news.number for news in heard]
+    assert curve == (tmp_path / "curve.jsonl").read_text()
+    assert card == (tmp_path / "tiny.safetensors").read_bytes()
+    assert [0, 4] == [point["generation"] for point in again.log.curve]
+
+
+@pytest.mark.slow
+def test_fitness_as_regret_keeps_each_lessons_grid(tmp_path: Path) -> None:
+    """With `regret` and a pool of two lessons, four generations make two grids, and keep them."""
+    made = read_course(course(tmp_path, TINY.replace("tasks = 1", "tasks = 1\nregret = true") + "\n"))
+    pooled = read_course(course(tmp_path, TINY.replace("tasks = 1", "tasks = 1\nregret = true").replace(
+        "[policy]", "pool = 2\n[policy]")))  # fmt: skip
+    School(pooled, tmp_path / "pool").teach()
+    assert 2 == (tmp_path / "pool" / "grids-taught.json").read_text().count('"cost"')
+    plain = School(read_course(course(tmp_path)), tmp_path / "plain")
+    regret = School(made, tmp_path / "regret")
+    plain.teach()
+    regret.teach()
+    assert not torch.equal(plain.state.ascent.mean, regret.state.ascent.mean)
+
+
+@pytest.mark.slow
+def test_several_knobs_are_taught_by_layer(tmp_path: Path) -> None:
+    """Learning rate and weight decay, layer by layer: the policy turns both."""
+    text = TINY.replace("hidden = 4", "hidden = 4\nknobs = ['lr', 'weight_decay']\nsites = 'layer'\nfeatures = ['*']")
+    card = School(read_course(course(tmp_path, text)), tmp_path).teach()
+    policy = Policy.load(card)
+    assert ["lr", "weight_decay"] == policy.spec["knobs"]
+    assert bool(policy.get_parameter("out_weight").any(1).all())
+
+
+def test_a_card_takes_part_in_a_race(tmp_path: Path) -> None:
+    """A card is a contender under its file's name, for the run or by layer, and drives a live run."""
+    policy = Policy.for_panel(Panel.of(["lr"]), hidden=4)
+    policy.save(tmp_path / "mine.safetensors")
+    contender = contender_named(f"card:{tmp_path}/mine.safetensors")
+    layered = contender_named(f"card:{tmp_path}/mine.safetensors@layer")
+    assert ("card-mine", "run") == (contender.name, contender.by)
+    assert ("card-mine@layer", "layer") == (layered.name, layered.by)
+    cell = Cell("quadratic-v1", contender, 1e-2, 0, 12)
+    row = run_cell(cell, tmp_path, Provenance("none", "none", "none", "none"))
+    prior = run_cell(
+        Cell("quadratic-v1", Contender("policy", "policy"), 1e-2, 0, 12), tmp_path, Provenance("", "", "", "")
+    )
+    assert row.contender == "card-mine"
+    assert row.val_loss == prior.val_loss  # untaught, it is its prior
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.mark.slow
+def test_progress_is_one_line(tmp_path: Path) -> None:
+    """On a terminal the line is rewritten in place; elsewhere each examination has a line of its own."""
+    live, piped = Terminal(), io.StringIO()
+    teach(course(tmp_path), tmp_path / "a", None, {}, live)
+    teach(course(tmp_path), tmp_path / "b", None, {}, piped)
+    assert 1 == live.getvalue().count("\n")
+    assert 5 == live.getvalue().count("\r")
+    assert ["generation 0 of 4", "generation 4 of 4"] == [
+        line.partition(",")[0] for line in piped.getvalue().splitlines()
+    ]
+    assert "median regret" in piped.getvalue()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """Where a file stands in the folder's place, the sentence says so."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TraceError, match="cannot be made"):
+        School(read_course(course(tmp_path)), tmp_path / "file" / "folder")
 
 
 def test_a_damaged_checkpoint_is_said_to_be(tmp_path: Path) -> None:

@@ -73,14 +73,17 @@ class School:
         course: what is taught, on what and how.
         folder: where everything lies; made if need be.
         tell: hears of each generation.
+        save_every: seconds between two checkpoints; one is written at the end, and when a teaching is stopped, too.
 
     Raises:
         StateError: the folder holds another course's teaching, or a damaged one.
         TraceError: the folder cannot be written.
     """
 
-    def __init__(self, course: Course, folder: Path, tell: Tell = lambda news: None) -> None:
-        self.course, self.folder, self._tell = course, folder, tell
+    def __init__(
+        self, course: Course, folder: Path, tell: Tell = lambda news: None, *, save_every: float = SAVE_EVERY
+    ) -> None:
+        self.course, self.folder, self._tell, self._save_every = course, folder, tell, save_every
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -121,7 +124,7 @@ class School:
                 if is_over:
                     break
                 self.state, record = self.teacher.generation(self.state, self._lessons.taught)
-                if time.monotonic() - saved >= SAVE_EVERY:
+                if time.monotonic() - saved >= self._save_every:
                     self._save(clock)
                     saved = time.monotonic()
         finally:
