@@ -111,6 +111,14 @@ def test_a_move_turns_the_knob_from_the_next_step_on() -> None:
     assert pytest.approx(10 * math.exp(-0.5)) == float(states[1]["values"][0, 0, 1])
 
 
+def test_early_moves_may_leap() -> None:
+    """A move of 9 is cut to 3 up to step 10, where moves count twice, and to 1 after it."""
+    _, states = steer(helm(Counting(9.0)), [[1.0]], values(row=[0.9, 1e-6]), every=10)
+    assert pytest.approx(1e-6 * math.exp(3.0)) == float(states[1]["values"][0, 0, 1])
+    _, states = steer(helm(Counting(9.0)), [[1.0]], values(row=[0.9, 1e-6]), every=20)
+    assert pytest.approx(1e-6 * math.exp(0.5)) == float(states[1]["values"][0, 0, 1])
+
+
 def test_the_prior_is_a_factor_at_each_step() -> None:
     """Row t - 1 is step t's, the last row holds after the horizon; a move multiplies it."""
     table = torch.tensor([[1.0, 0.5], [0.5, 1.0], [1.0, 2.0]], dtype=F64)

@@ -18,7 +18,8 @@ from torch import Tensor
 from trimtab.errors import KnobError
 
 Scale = Literal["linear", "log", "one_minus_log"]
-EARLY_STEPS = 10  # moves may be twice as large up to here: a wrong start must be left fast
+EARLY_STEPS = 10  # moves count twice up to here: a wrong start must be left fast
+LEAP = 3.0  # the longest move up to there; with the standard lr's rate the four early decisions span five decades
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Knob:
         high: upper bound, likewise.
         scale: "log" steps in ``log v``, "one_minus_log" in ``-log(1 - v)``, "linear" in ``v``.
         rate: the largest change per decision, in the scale's unit (for "log": a factor ``exp(rate)``); twice that
-            during the first ten steps.
+            during the first ten steps, where a controller may also leap :data:`LEAP` times as far.
         get: for a knob of the user's own, returns its value now.
         set: for a knob of the user's own, makes a value take effect.
 
@@ -202,16 +203,18 @@ class Panel(tuple[Knob, ...]):
 
         Args:
             position: ``[B, S, K]`` in the unit cube.
-            move: ``[B, S, K]``, cut to [-1, 1]; what is not finite counts as zero.
+            move: ``[B, S, K]``, cut to [-1, 1], in the first ten steps to ±:data:`LEAP`; what is not finite counts as
+                zero.
             step: ``[B]`` optimizer steps.
 
         Returns:
             ``[B, S, K]`` in [0, 1].
         """
         rates = _rates(self, position.device)
-        move = torch.nan_to_num(move.to(torch.float64), nan=0.0, posinf=0.0, neginf=0.0).clamp(-1, 1)
-        early = torch.where(step <= EARLY_STEPS, 2.0, 1.0).to(position)[:, None, None]
-        return (position + early * rates * move).clamp(0, 1)
+        move = torch.nan_to_num(move.to(torch.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        is_early = (step <= EARLY_STEPS)[:, None, None]
+        move = torch.where(is_early, 2 * move.clamp(-LEAP, LEAP), move.clamp(-1, 1))
+        return (position + rates * move).clamp(0, 1)
 
 
 @cache

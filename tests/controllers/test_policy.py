@@ -17,9 +17,9 @@ PANEL = Panel.of(["lr", "weight_decay"])
 KINDS = ("mlp", "gru")
 
 
-def _taught(kind, seed=0, reach=1.0):
+def _taught(kind, seed=0, reach=1.0, leap=1.0):
     rng = torch.Generator().manual_seed(seed)
-    policy = Policy.for_panel(PANEL, 6, kind=kind, reach=reach, rng=rng)
+    policy = Policy.for_panel(PANEL, 6, kind=kind, reach=reach, leap=leap, rng=rng)
     with torch.no_grad():
         for weight in policy.parameters():
             weight.copy_(0.3 * torch.randn(weight.shape, generator=rng))
@@ -54,13 +54,28 @@ def test_untaught_it_is_exactly_its_prior(reading, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_moves_are_bounded_by_reach(reading, kind):
-    """However large the weights, moves stay within reach, in float64."""
-    policy = _taught(kind, reach=0.5)
+    """However large the weights, moves stay within reach, up to step 10 within reach times leap, in float64."""
+    policy = _taught(kind, reach=0.5, leap=2.0)
     with torch.no_grad():
         policy.out_weight.mul_(1e3)
     moves = _moves(policy, _readings(reading))
     assert moves.dtype == F64
-    assert 0.4 < moves.abs().max().item() <= 0.5
+    assert 0.9 < moves.abs().max().item() <= 1.0
+    late = _moves(policy, [reading(PANEL, torch.rand(3, 2, 2, dtype=F64), 20)])
+    assert 0.4 < late.abs().max().item() <= 0.5
+
+
+def test_momentum_and_beta1_are_one_knob(reading):
+    """A policy taught on lr and momentum turns lr and beta1 by the same moves, and refuses other knobs."""
+    sgd, adam = Panel.of(["lr", "momentum"]), Panel.of(["lr", "beta1"])
+    policy = Policy.for_panel(sgd, 4)
+    with torch.no_grad():
+        policy.out_bias.copy_(torch.tensor([0.3, -0.2]))
+    place = torch.rand(2, 1, 2, dtype=F64)
+    moves = [policy.act(reading(panel, place, 2), policy.start(panel, 2, 1))[0] for panel in (sgd, adam)]
+    assert torch.equal(*moves)
+    with pytest.raises(KnobError, match="lr, momentum"):
+        policy.start(Panel.of(["lr", "beta2"]), 2, 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,6 +211,7 @@ def test_other_features_are_told(tmp_path, reading):
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"kind": "lstm"}, "kind"), ({"hidden": 0}, "hidden"), ({"prior": "moon"}, "prior"), ({"reach": 1.5}, "reach"),
+     ({"leap": 4.0}, "leap"),
      ({"knobs": []}, "knob"), ({"features": []}, "feature")],
 )  # fmt: skip
 def test_a_spec_that_does_not_hold_is_refused(change, message):

@@ -18,7 +18,7 @@ from torch import Tensor
 from trimtab.controller import Controller
 from trimtab.features import Features
 from trimtab.guard import Guard
-from trimtab.knobs import Panel
+from trimtab.knobs import EARLY_STEPS, LEAP, Panel
 from trimtab.plant import Plant
 from trimtab.rollout import rollout
 from trimtab.rules import SGD
@@ -65,10 +65,12 @@ class ControllerContract:
         assert table is None or (tuple(table.shape) == (30, len(panel)) and table.dtype == F64)
 
     def test_moves_are_bounded(self, controller: Controller, panel: Panel) -> None:
-        """Moves are ``[B, S, K]``, finite, in [-1, 1]."""
-        for move, _ in driven(controller, panel, observations(panel)):
+        """Moves are ``[B, S, K]``, finite, in [-1, 1], in the first ten steps within the leap."""
+        sights = observations(panel)
+        for seen, (move, _) in zip(sights, driven(controller, panel, sights), strict=True):
             assert tuple(move.shape) == (MEMBERS, SITES, len(panel))
-            assert bool((move.abs() <= 1).all())
+            limit = torch.where(seen.signals.step <= EARLY_STEPS, LEAP, 1.0)[:, None, None]
+            assert bool((move.abs() <= limit).all())
 
     def test_members_are_runs_of_their_own(self, controller: Controller, panel: Panel) -> None:
         """``B`` members move as ``B`` runs of one."""

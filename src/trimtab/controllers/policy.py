@@ -22,7 +22,7 @@ from trimtab.controller import State
 from trimtab.controllers.schedule import SCHEDULES
 from trimtab.errors import KnobError, SignalError, StateError
 from trimtab.features import Features
-from trimtab.knobs import Panel
+from trimtab.knobs import EARLY_STEPS, LEAP, Panel
 from trimtab.signals import Observation
 from trimtab.whole import written_whole
 
@@ -40,7 +40,8 @@ class Spec(TypedDict):
         hidden: ``H``.
         kind: "mlp" or "gru".
         prior: the schedule under it, a name in :data:`trimtab.controllers.schedule.SCHEDULES`.
-        reach: moves are within ``[-reach, reach]``, at most 1.
+        reach: moves are within ``[-reach, reach]``, at most 1 ...
+        leap: ... or, in the first ten steps, this many times as far, at most :data:`trimtab.knobs.LEAP`.
     """
 
     features: list[str]
@@ -49,10 +50,11 @@ class Spec(TypedDict):
     kind: Kind
     prior: str
     reach: float
+    leap: float
 
 
 class Policy(nn.Module):
-    """Features in, moves out: ``reach * tanh(out(hidden(features)))``.
+    """Features in, moves out: ``reach * tanh(out(hidden(features)))``, early `leap` times that.
 
     "mlp" is ``tanh(W f + b)``; "gru" a gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, as ``torch.nn.GRUCell``)
     whose memory ``[B, S, H]`` is in the State. `act` is pure and computes in the features' dtype (float64), whatever
@@ -94,6 +96,7 @@ class Policy(nn.Module):
         kind: Kind = "mlp",
         prior: str = "hold",
         reach: float = 1.0,
+        leap: float = LEAP,
         rng: torch.Generator | None = None,
     ) -> Policy:
         """Make an untaught policy for a panel, on all of its features.
@@ -104,19 +107,14 @@ class Policy(nn.Module):
             kind: "mlp", or "gru" for one with a memory.
             prior: the schedule under it.
             reach: the largest move, in (0, 1].
+            leap: what multiplies it in the first ten steps, in [1, 3].
             rng: draws the hidden weights.
 
         Returns:
             The policy; it plays its prior until it is taught.
         """
-        spec = Spec(
-            features=list(Features(panel).names),
-            knobs=list(panel.names),
-            hidden=hidden,
-            kind=kind,
-            prior=prior,
-            reach=reach,
-        )
+        features, names = list(Features(panel).names), list(panel.names)
+        spec = Spec(features=features, knobs=names, hidden=hidden, kind=kind, prior=prior, reach=reach, leap=leap)
         return cls(spec, rng)
 
     def prior(self, panel: Panel, horizon: int | None) -> Tensor | None:
@@ -127,7 +125,7 @@ class Policy(nn.Module):
         """Give the memory to begin with.
 
         Args:
-            panel: the knobs, which must be those of the spec.
+            panel: the knobs, which must be those of the spec; ``beta1`` and ``momentum`` stand for one another.
             members: ``B``.
             sites: ``S``.
 
@@ -138,7 +136,7 @@ class Policy(nn.Module):
             KnobError: the panel's knobs are not those it was made for.
             StateError: this version's features are not those it was made for.
         """
-        if list(panel.names) != self.spec["knobs"]:
+        if _roles(panel.names) != _roles(self.spec["knobs"]):
             raise KnobError(
                 f"This policy turns the knobs {', '.join(self.spec['knobs'])}, in that order; the panel has "
                 f"{', '.join(panel.names)}."
@@ -161,7 +159,7 @@ class Policy(nn.Module):
             state: what the last call handed back.
 
         Returns:
-            ``[B, S, K]`` moves in [-reach, reach], in the features' dtype, and the new memory.
+            ``[B, S, K]`` moves within the reach, in the features' dtype, and the new memory.
 
         Raises:
             SignalError: the features are not as many as the policy's.
@@ -175,7 +173,8 @@ class Policy(nn.Module):
         else:
             hidden = self._recur(weights, features, state["memory"].to(features))
             state = {**state, "memory": hidden}
-        return self.spec["reach"] * torch.tanh(self._layer(weights, "out", hidden)), state
+        leap = torch.where(seen.signals.step <= EARLY_STEPS, self.spec["leap"], 1.0).to(features)
+        return self.spec["reach"] * leap[:, None, None] * torch.tanh(self._layer(weights, "out", hidden)), state
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write spec and weights to a safetensors file; the file is whole or not there.
@@ -254,14 +253,20 @@ def _check(spec: Spec) -> None:
         f"`kind` 'mlp' or 'gru', got {spec['kind']!r}": spec["kind"] in {"mlp", "gru"},
         f"`prior` one of {', '.join(SCHEDULES)}, got {spec['prior']!r}": spec["prior"] in SCHEDULES,
         f"`reach` in (0, 1], got {spec['reach']}": 0 < spec["reach"] <= 1,
+        f"`leap` in [1, {LEAP:g}], got {spec['leap']}": 1 <= spec["leap"] <= LEAP,
     }
     for law, holds in laws.items():
         if not holds:
             raise KnobError(f"A policy needs {law}.")
 
 
+def _roles(names: Sequence[str]) -> list[str]:
+    """Give names with ``beta1`` as ``momentum``: the same knob, of the same range, under another name."""
+    return [name.replace("beta1", "momentum") for name in names]
+
+
 def _check_names(own: Sequence[str], given: Sequence[str]) -> None:
-    if list(own) == list(given):
+    if _roles(own) == _roles(given):
         return
     gone, new = [n for n in own if n not in given], [n for n in given if n not in own]
     change = f"missing now: {', '.join(gone) or 'none'}; unknown to it: {', '.join(new) or 'none'}"

@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Table] = {
         "hidden": 16,
         "prior": "hold",
         "reach": 1.0,
+        "leap": 3.0,
         "sites": "run",
         "features": ["*", "!mean_*", "!rank_*"],
     },
@@ -108,6 +109,7 @@ class Course:
             kind=cast("Kind", table["kind"]),
             prior=table["prior"],
             reach=table["reach"],
+            leap=table["leap"],
         )
         return Genome(policy.spec, tuple(table["features"]))
 
