@@ -121,7 +121,9 @@ def test_a_gru_is_torchs_cell(reading):
             getattr(cell, theirs).copy_(getattr(policy, ours))
     memory, moves = torch.zeros(6, 6, dtype=F64), _moves(policy, sights)
     for n, seen in enumerate(sights):
-        memory = cell(seen.features.reshape(6, -1), memory)
+        center, size = (torch.tensor(policy.spec[key], dtype=F64) for key in ("center", "size"))
+        even = torch.asinh((seen.features - center) / size)
+        memory = cell(even.reshape(6, -1), memory)
         expected = torch.tanh(memory @ policy.out_weight.double().T + policy.out_bias.double())
         torch.testing.assert_close(moves[n].reshape(6, 2), expected, rtol=0, atol=1e-13)
 
@@ -174,7 +176,7 @@ def test_a_foreign_file_is_told(tmp_path):
     """Weights of something else, a broken spec and shapes that do not fit are StateErrors; no file is none."""
     path, policy = tmp_path / "other.safetensors", _taught("mlp")
     weights = {name: weight.detach() for name, weight in policy.named_parameters()}
-    head = {"format": "trimtab-policy-1"}
+    head = {"format": "trimtab-policy-2"}
     cases = [
         ({"w": torch.zeros(2)}, None, "is no policy"),
         (weights, head, "no readable spec"),
@@ -211,7 +213,7 @@ def test_other_features_are_told(tmp_path, reading):
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"kind": "lstm"}, "kind"), ({"hidden": 0}, "hidden"), ({"prior": "moon"}, "prior"), ({"reach": 1.5}, "reach"),
-     ({"leap": 4.0}, "leap"),
+     ({"leap": 4.0}, "leap"), ({"size": [0.0]}, "size"),
      ({"knobs": []}, "knob"), ({"features": []}, "feature")],
 )  # fmt: skip
 def test_a_spec_that_does_not_hold_is_refused(change, message):

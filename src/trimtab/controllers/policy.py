@@ -13,48 +13,28 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from trimtab.controller import State
 from trimtab.controllers.schedule import SCHEDULES
+from trimtab.controllers.spec import FORMAT, Kind, Spec, check, check_names, read_file, roles, shapes_of
+from trimtab.controllers.typical import evened, typical
 from trimtab.errors import KnobError, SignalError, StateError
 from trimtab.features import Features
 from trimtab.knobs import EARLY_STEPS, LEAP, Panel
 from trimtab.signals import Observation
 from trimtab.whole import written_whole
 
-Kind = Literal["mlp", "gru"]
 Weights = Mapping[str, Tensor]
-FORMAT = "trimtab-policy-1"
-
-
-class Spec(TypedDict):
-    """What a policy is, its weights apart; plain data that JSON can hold.
-
-    Attributes:
-        features: the ``F`` features' names, in order.
-        knobs: the ``K`` knobs' names, in order.
-        hidden: ``H``.
-        kind: "mlp" or "gru".
-        prior: the schedule under it, a name in :data:`trimtab.controllers.schedule.SCHEDULES`.
-        reach: moves are within ``[-reach, reach]``, at most 1 ...
-        leap: ... or, in the first ten steps, this many times as far, at most :data:`trimtab.knobs.LEAP`.
-    """
-
-    features: list[str]
-    knobs: list[str]
-    hidden: int
-    kind: Kind
-    prior: str
-    reach: float
-    leap: float
 
 
 class Policy(nn.Module):
-    """Features in, moves out: ``reach * tanh(out(hidden(features)))``, early `leap` times that.
+    """Features in, moves out: ``reach * tanh(out(hidden(z)))``, early `leap` times that.
+
+    ``z = asinh((feature - center) / size)`` brings all features to one scale (:mod:`trimtab.controllers.typical`).
 
     "mlp" is ``tanh(W f + b)``; "gru" a gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, as ``torch.nn.GRUCell``)
     whose memory ``[B, S, H]`` is in the State. `act` is pure and computes in the features' dtype (float64), whatever
@@ -75,13 +55,17 @@ class Policy(nn.Module):
 
     name = "policy"
     needs = frozenset[str]()
+    _center: Tensor
+    _size: Tensor
 
     def __init__(self, spec: Spec, rng: torch.Generator | None = None) -> None:
         super().__init__()
-        _check(spec)
+        check(spec)
         self.spec: Spec = cast("Spec", json.loads(json.dumps(spec)))
+        for name in ("center", "size"):
+            self.register_buffer(f"_{name}", torch.tensor(self.spec[name], dtype=torch.float64), persistent=False)
         rng = rng or torch.Generator().manual_seed(0)
-        for key, shape in _shapes(self.spec).items():
+        for key, shape in shapes_of(self.spec).items():
             weight = torch.zeros(shape)
             if key.endswith("weight") and not key.startswith("out"):
                 weight = torch.randn(shape, generator=rng) / math.sqrt(shape[-1])
@@ -113,9 +97,20 @@ class Policy(nn.Module):
         Returns:
             The policy; it plays its prior until it is taught.
         """
-        features, names = list(Features(panel).names), list(panel.names)
-        spec = Spec(features=features, knobs=names, hidden=hidden, kind=kind, prior=prior, reach=reach, leap=leap)
-        return cls(spec, rng)
+        names = list(Features(panel).names)
+        center, size = typical(names)
+        read = Spec(
+            features=names,
+            center=center,
+            size=size,
+            knobs=list(panel.names),
+            hidden=hidden,
+            kind=kind,
+            prior=prior,
+            reach=reach,
+            leap=leap,
+        )
+        return cls(read, rng)
 
     def prior(self, panel: Panel, horizon: int | None) -> Tensor | None:
         """Give the schedule's ``[T, K]`` factors, or None (the constant 1) without a horizon."""
@@ -136,12 +131,12 @@ class Policy(nn.Module):
             KnobError: the panel's knobs are not those it was made for.
             StateError: this version's features are not those it was made for.
         """
-        if _roles(panel.names) != _roles(self.spec["knobs"]):
+        if roles(panel.names) != roles(self.spec["knobs"]):
             raise KnobError(
                 f"This policy turns the knobs {', '.join(self.spec['knobs'])}, in that order; the panel has "
                 f"{', '.join(panel.names)}."
             )
-        _check_names(self.spec["features"], Features(panel).names)
+        check_names(self.spec["features"], Features(panel).names)
         if self.spec["kind"] == "mlp":
             return {}
         return {"memory": torch.zeros(members, sites, self.spec["hidden"], dtype=torch.float64)}
@@ -168,6 +163,7 @@ class Policy(nn.Module):
         if seen.features.shape[-1] != wide:
             raise SignalError(f"This policy reads {wide} features, got {seen.features.shape[-1]}.")
         features = torch.nan_to_num(seen.features, nan=0.0, posinf=0.0, neginf=0.0)
+        features = evened(features, self._center, self._size)
         if self.spec["kind"] == "mlp":
             hidden = torch.tanh(self._layer(weights, "hidden", features))
         else:
@@ -206,16 +202,16 @@ class Policy(nn.Module):
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"There is no policy at {os.fspath(path)!r}.")
-        spec, weights = _read(path)
+        spec, weights = read_file(path)
         try:
             policy = cls(spec)
         except (KnobError, KeyError, TypeError) as error:
             raise StateError(f"{os.fspath(path)!r} has a spec that does not hold: {error}") from error
         shapes = {key: tuple(value.shape) for key, value in weights.items()}
-        if shapes != _shapes(spec):
-            raise StateError(f"{os.fspath(path)!r} has weights {shapes}, its spec asks for {_shapes(spec)}.")
+        if shapes != shapes_of(spec):
+            raise StateError(f"{os.fspath(path)!r} has weights {shapes}, its spec asks for {shapes_of(spec)}.")
         if features is not None:
-            _check_names(spec["features"], features)
+            check_names(spec["features"], features)
         for key in weights:
             policy.register_parameter(key, nn.Parameter(weights[key]))
         return policy
@@ -231,65 +227,3 @@ class Policy(nn.Module):
         reset, keep = torch.sigmoid(seen[0] + kept[0]), torch.sigmoid(seen[1] + kept[1])
         fresh = torch.tanh(seen[2] + reset * kept[2])
         return (1 - keep) * fresh + keep * memory
-
-
-def _shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    wide, hidden, knobs = len(spec["features"]), spec["hidden"], len(spec["knobs"])
-    layers = {"hidden": (hidden, wide)}
-    if spec["kind"] == "gru":
-        layers = {"input": (3 * hidden, wide), "memory": (3 * hidden, hidden)}
-    layers["out"] = (knobs, hidden)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for key, shape in layers.items():
-        shapes |= {f"{key}_weight": shape, f"{key}_bias": shape[:1]}
-    return shapes
-
-
-def _check(spec: Spec) -> None:
-    laws = {
-        f"at least one feature, got {spec['features']}": len(spec["features"]) >= 1,
-        f"at least one knob, got {spec['knobs']}": len(spec["knobs"]) >= 1,
-        f"`hidden >= 1`, got {spec['hidden']}": spec["hidden"] >= 1,
-        f"`kind` 'mlp' or 'gru', got {spec['kind']!r}": spec["kind"] in {"mlp", "gru"},
-        f"`prior` one of {', '.join(SCHEDULES)}, got {spec['prior']!r}": spec["prior"] in SCHEDULES,
-        f"`reach` in (0, 1], got {spec['reach']}": 0 < spec["reach"] <= 1,
-        f"`leap` in [1, {LEAP:g}], got {spec['leap']}": 1 <= spec["leap"] <= LEAP,
-    }
-    for law, holds in laws.items():
-        if not holds:
-            raise KnobError(f"A policy needs {law}.")
-
-
-def _roles(names: Sequence[str]) -> list[str]:
-    """Give names with ``beta1`` as ``momentum``: the same knob, of the same range, under another name."""
-    return [name.replace("beta1", "momentum") for name in names]
-
-
-def _check_names(own: Sequence[str], given: Sequence[str]) -> None:
-    if _roles(own) == _roles(given):
-        return
-    gone, new = [n for n in own if n not in given], [n for n in given if n not in own]
-    change = f"missing now: {', '.join(gone) or 'none'}; unknown to it: {', '.join(new) or 'none'}"
-    raise StateError(
-        f"This policy was taught on {len(own)} features and there are {len(given)} ({change}; the order counts): use "
-        f"the version of trimtab that it was saved with, or teach it anew."
-    )
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[Spec, dict[str, Tensor]]:
-    """Give a file's spec and weights, or a StateError."""
-    from safetensors import SafetensorError, safe_open
-
-    where = os.fspath(path)
-    try:
-        with cast("Any", safe_open)(where, framework="pt") as file:
-            header, names = file.metadata() or {}, file.keys()
-            weights = {key: file.get_tensor(key) for key in names}
-    except SafetensorError as error:
-        raise StateError(f"{where!r} is damaged, or no safetensors file: {error}.") from error
-    if header.get("format") != FORMAT:
-        raise StateError(f"{where!r} is no policy of this version: format {header.get('format')!r}, not {FORMAT!r}.")
-    try:
-        return cast("Spec", json.loads(header["spec"])), weights
-    except (KeyError, ValueError) as error:
-        raise StateError(f"{where!r} has no readable spec: {error}.") from error

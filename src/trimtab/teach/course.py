@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from trimtab.controllers.policy import Kind, Policy
+from trimtab.controllers.policy import Policy
+from trimtab.controllers.spec import Kind
 from trimtab.errors import TaskError
 from trimtab.knobs import Panel
 from trimtab.teach.distribution import RULES, Distribution

@@ -13,7 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from trimtab.controllers.policy import Policy, Spec
+from trimtab.controllers.policy import Policy
+from trimtab.controllers.spec import Spec
 from trimtab.errors import TaskError
 
 
