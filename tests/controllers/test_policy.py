@@ -203,7 +203,7 @@ def test_other_features_are_told(tmp_path, reading):
     odd = Policy({**policy.spec, "features": names})
     with pytest.raises(StateError, match="moon_phase"):
         odd.start(PANEL, 1, 1)
-    small = Policy({**policy.spec, "features": names[:3]})
+    small = Policy({**policy.spec, "features": names[:3], "center": [0.0] * 3, "size": [1.0] * 3})
     with pytest.raises(SignalError, match="reads 3 features"):
         small.act(_readings(reading, count=1)[0], {})
     with pytest.raises(KnobError, match="lr, weight_decay"):
