@@ -176,14 +176,15 @@ def test_a_foreign_file_is_told(tmp_path):
     """Weights of something else, a broken spec and shapes that do not fit are StateErrors; no file is none."""
     path, policy = tmp_path / "other.safetensors", _taught("mlp")
     weights = {name: weight.detach() for name, weight in policy.named_parameters()}
-    head = {"format": "trimtab-policy-2"}
+    spec, hidden = policy.spec, json.dumps({**policy.spec, "hidden": 7})
+    head = "trimtab-policy-2"
     cases = [
         ({"w": torch.zeros(2)}, None, "is no policy"),
-        (weights, head, "no readable spec"),
-        (weights, head | {"spec": "{"}, "no readable spec"),
-        (weights, head | {"spec": "[]"}, "spec that does not hold"),
-        (weights, head | {"spec": json.dumps({**policy.spec, "kind": "oracle"})}, "spec that does not hold"),
-        (weights, head | {"spec": json.dumps({**policy.spec, "hidden": 7})}, "its spec asks for"),
+        (weights, {"trimtab-policy-1": "{}"}, "is no policy of this version"),
+        (weights, {head: "{"}, "no readable spec"),
+        (weights, {head: "[]"}, "spec that does not hold"),
+        (weights, {head: json.dumps({**spec, "kind": "oracle"})}, "spec that does not hold"),
+        (weights, {head: hidden}, "its spec asks for"),
     ]
     for tensors, metadata, message in cases:
         save_file(tensors, path, metadata)

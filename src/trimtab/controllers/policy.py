@@ -181,7 +181,7 @@ class Policy(nn.Module):
         from safetensors.torch import save
 
         weights = {key: value.detach().cpu().contiguous() for key, value in self.named_parameters()}
-        blob = save(weights, {"format": FORMAT, "spec": json.dumps(self.spec)})
+        blob = save(weights, {FORMAT: json.dumps(self.spec)})
         with written_whole(path) as file:
             file.write(blob)
 

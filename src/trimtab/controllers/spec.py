@@ -14,7 +14,7 @@ from trimtab.errors import KnobError, StateError
 from trimtab.knobs import LEAP
 
 Kind = Literal["mlp", "gru"]
-FORMAT = "trimtab-policy-2"
+FORMAT = "trimtab-policy-2"  # the only entry of a file's header: of several, safetensors does not keep the order
 
 
 class Spec(TypedDict):
@@ -128,9 +128,9 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Spec, dict[str, Tensor]]:
             weights = {key: file.get_tensor(key) for key in names}
     except SafetensorError as error:
         raise StateError(f"{where!r} is damaged, or no safetensors file: {error}.") from error
-    if header.get("format") != FORMAT:
-        raise StateError(f"{where!r} is no policy of this version: format {header.get('format')!r}, not {FORMAT!r}.")
+    if FORMAT not in header:
+        raise StateError(f"{where!r} is no policy of this version: its header has {sorted(header)}, not {FORMAT!r}.")
     try:
-        return cast("Spec", json.loads(header["spec"])), weights
-    except (KeyError, ValueError) as error:
+        return cast("Spec", json.loads(header[FORMAT])), weights
+    except ValueError as error:
         raise StateError(f"{where!r} has no readable spec: {error}.") from error
