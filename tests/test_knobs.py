@@ -172,3 +172,16 @@ def test_members_have_steps_of_their_own() -> None:
     at = torch.full((2, 1, 2), 0.5, dtype=F64)
     both = PANEL.turn(at, torch.ones_like(at), torch.tensor([2, 200])) - at
     torch.testing.assert_close(both[0], 2 * both[1])
+
+
+def test_places_mean_the_same_values_whatever_the_range() -> None:
+    """A place in a narrower range of lr is the standard place of the same value; a knob of one's own keeps its own."""
+    narrow = Panel.of([Knob("lr", 1e-5, 1e-1), STANDARD["momentum"], LINEAR])
+    values = torch.tensor([[1e-3, 0.9, 1.5], [1e-5, 0.0, 3.0]], dtype=F64)
+    standing = narrow.standing(narrow.to_unit(values))
+    expected = torch.stack(
+        [*Panel.of(["lr", "momentum"]).to_unit(values[:, :2]).unbind(1), LINEAR.to_unit(values[:, 2])], 1
+    )
+    torch.testing.assert_close(standing, expected, rtol=0, atol=1e-12)
+    usual = torch.rand(2, 1, dtype=F64)
+    assert usual is Panel.of(["lr"]).standing(usual)

@@ -113,7 +113,8 @@ class Features:
         rank, history = _rank(raw, memory["history"], memory["seen"])
         means = raw[..., len(RUN) :].mean(1, keepdim=True).expand(-1, sites, -1)
         clock = self._clock(signals, horizon)
-        features = torch.cat([raw, clock, 2 * position - 1, move, means, rank], -1)
+        place = (2 * self.panel.standing(position) - 1).clamp(-LIMIT, LIMIT)
+        features = torch.cat([raw, clock, place, move, means, rank], -1)
         return features, {**run_memory, **site_memory, "history": history, "seen": memory["seen"] + 1}
 
     def _lr(self, signals: Signals) -> Tensor:

@@ -198,6 +198,19 @@ class Panel(tuple[Knob, ...]):
         """``[K]`` float64: the largest change per decision after the first steps, in units of the unit cube."""
         return _rates(self, torch.device("cpu"))
 
+    def standing(self, position: Tensor) -> Tensor:
+        """Give places in the standard ranges, so that they mean the same values whatever range the user allows.
+
+        Args:
+            position: ``[..., K]`` in this panel's ranges.
+
+        Returns:
+            ``[..., K]``; outside [0, 1] where the range is wider than the standard one; `position` itself where no
+            knob differs. A knob that has no standard range of its scale keeps its place.
+        """
+        change = _standing(self, position.device)
+        return position if change is None else position * change[0] + change[1]
+
     def turn(self, position: Tensor, move: Tensor, step: Tensor) -> Tensor:
         """Apply moves: the ONLY rate limit and clip.
 
@@ -220,3 +233,17 @@ class Panel(tuple[Knob, ...]):
 @cache
 def _rates(panel: Panel, device: torch.device) -> Tensor:
     return torch.tensor([knob.rate / knob.span for knob in panel], dtype=torch.float64, device=device)
+
+
+@cache
+def _standing(panel: Panel, device: torch.device) -> Tensor | None:
+    """``[2, K]`` slope and offset of :meth:`Panel.standing`, or None where nothing changes."""
+    rows = []
+    for knob in panel:
+        usual = STANDARD.get(knob.name, knob)
+        if usual.scale != knob.scale:
+            usual = knob
+        low = float(usual.to_unit(torch.tensor(knob.low, dtype=torch.float64)))
+        rows.append((1.0, 0.0) if (usual.low, usual.high) == (knob.low, knob.high) else (knob.span / usual.span, low))
+    is_same = all(row == (1.0, 0.0) for row in rows)
+    return None if is_same else torch.tensor(rows, dtype=torch.float64, device=device).T
