@@ -17,6 +17,7 @@ from torch.optim import lr_scheduler as torch_schedules
 import trimtab
 from trimtab.controllers import KnobDescent, Plateau
 from trimtab.errors import KnobError, OrderError, SignalError, TaskError, TraceError
+from trimtab.knobs import Panel
 
 
 def adam(**options: Any) -> torch.optim.AdamW:
@@ -202,17 +203,44 @@ def test_a_refused_trace_s_file_is_left_alone(tmp_path: Path) -> None:
     assert "mine\n" == path.read_text()
 
 
+def test_the_default_is_the_shipped_card() -> None:
+    """Without a name the learning rate alone is turned, by `trimtab-v1`; a name and a Policy give the same moves."""
+    from trimtab.controllers.cards import card
+
+    runs = []
+    for controller in (None, "trimtab-v1", card("trimtab-v1")):
+        torch.manual_seed(0)
+        optimizer = adam()
+        pilot = trimtab.attach(optimizer, controller, horizon=30)
+        assert ("lr",) == pilot._helm.panel.names
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = sum((p.square().sum() for p in optimizer.param_groups[0]["params"]), torch.zeros(()))
+            loss.backward()
+            optimizer.step()
+            pilot.step(loss)
+        runs.append(pilot.get_last_lr())
+        assert pilot.get_last_lr() != [1e-3, 1e-3]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_a_policy_brings_its_knobs() -> None:
+    """Without `knobs` a policy turns what it was taught on, momentum under the name that the optimizer has for it."""
+    policy = trimtab.Policy.for_panel(Panel.of(["lr", "momentum"]))
+    assert ("lr", "beta1") == trimtab.attach(adam(), policy, horizon=10)._helm.panel.names
+
+
 def test_the_default_tells_once_what_it_is() -> None:
-    """Without a name the default is used, and says so a single time."""
+    """Where no shipped card was taught on these knobs the default is an untaught policy, and says so a single time."""
     import importlib
 
     module = importlib.import_module("trimtab.attach")
     module._tell_once.cache_clear()
-    with pytest.warns(UserWarning, match="no taught controller is shipped yet"):
-        trimtab.attach(adam(), horizon=10)
+    with pytest.warns(UserWarning, match=r"no shipped card was taught on these knobs \(beta2\)"):
+        trimtab.attach(adam(), knobs=("beta2",), horizon=10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        trimtab.attach(adam(), horizon=10)
+        trimtab.attach(adam(), knobs=("beta2",), horizon=10)
 
 
 @pytest.mark.parametrize(

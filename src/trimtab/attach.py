@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trimtab.controller import Controller
 from trimtab.controllers import Constant, Policy, controller_named
+from trimtab.controllers.cards import card, fitting
 from trimtab.errors import KnobError, OrderError, SignalError
 from trimtab.features import Features
 from trimtab.gauge import Gauge
@@ -35,7 +36,7 @@ def attach(
     optimizer: Optimizer,
     controller: str | Controller | None = None,
     *,
-    knobs: Panel | Sequence[Knob | str] | Literal["default"] = ("lr",),
+    knobs: Panel | Sequence[Knob | str] | Literal["default"] | None = None,
     sites: SiteChoice = "run",
     horizon: int | None = None,
     schedule: LRScheduler | None = None,
@@ -51,10 +52,12 @@ def attach(
 
     Args:
         optimizer: the raw ``torch.optim`` optimizer, not a wrapper around it.
-        controller: one, or a name in :data:`trimtab.controllers.CATALOGUE`; None: an untaught policy, which follows
-            its prior schedule (constant for half the horizon, then linear to 2 %) and leaves the rest to the guard.
+        controller: one, or the name of one (:func:`trimtab.controllers.controller_named`) or of a shipped card; None:
+            the shipped card for these knobs and sites; where there is none, an untaught policy, which follows its
+            prior schedule (constant for half the horizon, then linear to 2 %) and leaves the rest to the guard.
         knobs: what may be turned: names, :class:`trimtab.Knob` records, or "default" for what is usual for the
-            optimizer's class, as far as it is above 0 (:func:`default_knobs`).
+            optimizer's class, as far as it is above 0 (:func:`default_knobs`); None: what a taught controller was
+            taught on, the learning rate for any other.
         sites: "run" turns all parameter groups together, "groups" each on its own (build them with
             :func:`trimtab.groups`).
         horizon: planned optimizer steps; None where unknown.
@@ -91,13 +94,15 @@ def attach(
     _check(optimizer, every, horizon, mode, sites)
     _check_company(optimizer, schedule, validate, validate_every, model, guard)
     chosen = _controller(controller)
-    panel = default_knobs(optimizer) if knobs == "default" else Panel.of(knobs)
+    panel = _panel(optimizer, chosen, knobs)
     members = _sites(optimizer, sites)
     if mode == "observe":
         chosen = Constant()
     if chosen is None:
-        chosen = Policy.for_panel(panel)
-        _tell_once()
+        name = fitting(panel.names, len(members))
+        chosen = Policy.for_panel(panel) if name is None else card(name)
+        if name is None:
+            _tell_once(", ".join(panel.names))
     needs = chosen.needs
     if "val_loss" in needs and validate is None:
         raise SignalError(f"Controller {chosen.name!r} needs a validation loss: give `validate=`.")
@@ -146,6 +151,17 @@ def default_knobs(optimizer: Optimizer) -> Panel:
     else:
         names = MUON_KNOBS if kind == "Muon" else DEFAULT_KNOBS.get(kind, ("lr",))
     return Panel.of([n for n in names if n != "weight_decay" or any(g[n] for g in optimizer.param_groups)])
+
+
+def _panel(
+    optimizer: Optimizer, controller: Controller | None, knobs: Panel | Sequence[Knob | str] | str | None
+) -> Panel:
+    if knobs == "default":
+        return default_knobs(optimizer)
+    if knobs is None and isinstance(controller, Policy):
+        usual = "beta1" if any("betas" in group for group in optimizer.param_groups) else "momentum"
+        return Panel.of([usual if name in {"beta1", "momentum"} else name for name in controller.spec["knobs"]])
+    return Panel.of(("lr",) if knobs is None else knobs)
 
 
 def site_names(optimizer: Optimizer, sites: Sequence[Sequence[int]]) -> tuple[str, ...]:
@@ -220,10 +236,11 @@ def _check_company(
 
 
 @functools.cache
-def _tell_once() -> None:
+def _tell_once(knobs: str) -> None:
     warnings.warn(
-        "trimtab.attach: no taught controller is shipped yet, so the default follows its prior schedule (constant, "
-        "then linear to 2 % over the second half of the horizon) under the guard. Name a controller to choose.",
+        f"trimtab.attach: no shipped card was taught on these knobs ({knobs}) and sites, so the default follows its "
+        "prior schedule (constant, then linear to 2 % over the second half of the horizon) under the guard. Name a "
+        "controller to choose, or teach one: `trimtab teach`.",
         UserWarning,
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""The command line: ``trimtab race | report | tasks | controllers | teach``; no logic of its own.
+"""The command line: ``trimtab race | report | tasks | controllers | cards | teach``; no logic of its own.
 
 Everything heavier than torch is imported inside the commands.
 """
@@ -85,6 +85,9 @@ def race(
         list[str] | None, typer.Option(help="An initial learning rate; repeat it, or give several with commas.")
     ] = None,
     controllers: Annotated[str | None, typer.Option(help="Who takes part, with commas between.")] = None,
+    card: Annotated[
+        list[Path] | None, typer.Option(help="A card that `trimtab teach` wrote takes part as well; repeat it.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs from each learning rate.")] = DEFAULT_SEEDS,
     budget: Annotated[int | None, typer.Option(help="Optimizer steps a run; by default the task's own.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at the same time, one thread each.")] = 2,
@@ -95,7 +98,7 @@ def race(
     """Race controllers and tuned schedules from several initial learning rates; write one page about it."""
     _at_least_one(seeds=seeds, jobs=jobs, **({} if budget is None else {"budget": budget}))
     lrs = _lrs(lr or [])
-    plan = _plan(task, lrs, controllers, seeds, budget)
+    plan = _plan(task, lrs, controllers, card or [], seeds, budget)
     _race(plan, out or Path("runs") / task, jobs=jobs, is_json=json, is_fresh=fresh, words=context.obj)
 
 
@@ -138,6 +141,29 @@ def controllers() -> None:
             continue
         what = (type(made).__doc__ or "").partition("\n")[0]
         table.add_row(name, str(contender.every), ", ".join(sorted(made.needs)) or "–", what)
+    _console().print(table)
+
+
+@app.command()
+def cards(
+    name: Annotated[str | None, typer.Argument(help="Print this card's page.")] = None,
+) -> None:
+    """List the taught policies that come with the package, or say where one comes from."""
+    from rich.table import Table
+
+    from trimtab.controllers.cards import card, page, shipped
+
+    if name is not None:
+        typer.echo(page(name))
+        return
+    table = Table("card", "knobs", "network", "weights", "score")
+    for each in shipped():
+        policy = card(each)
+        size = sum(weight.numel() for weight in policy.parameters())
+        score = next((line for line in page(each).splitlines() if line.startswith("- **Score**: ")), "")
+        spec = policy.spec
+        what = f"{spec['kind']}, {spec['hidden']} units, on {spec['prior']!r}"
+        table.add_row(each, ", ".join(spec["knobs"]), what, str(size), score.removeprefix("- **Score**: "))
     _console().print(table)
 
 
@@ -201,8 +227,10 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 150)
 
 
-def _plan(task: str, lrs: tuple[float, ...], names: str | None, seeds: int, budget: int | None) -> Plan:
-    from trimtab.bench.contender import DEFAULT, contender_named
+def _plan(
+    task: str, lrs: tuple[float, ...], names: str | None, cards: list[Path], seeds: int, budget: int | None
+) -> Plan:
+    from trimtab.bench.contender import CARD, DEFAULT, contender_named
     from trimtab.bench.race import Plan
     from trimtab.tasks import task_named
 
@@ -210,6 +238,7 @@ def _plan(task: str, lrs: tuple[float, ...], names: str | None, seeds: int, budg
     wanted = DEFAULT if names is None else [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise UsageError("`--controllers` must name at least one; `trimtab controllers` lists them.")
+    wanted = [*wanted, *(f"{CARD}{file}" for file in cards)]
     contenders: list[Contender] = [contender_named(name) for name in dict.fromkeys(wanted)]
     return Plan(task, tuple(contenders), lrs, tuple(range(seeds)), steps)
 

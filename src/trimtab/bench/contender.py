@@ -1,6 +1,6 @@
 """Contenders: who takes part in a race, and how often each may decide.
 
-A contender's name is a controller's, or ``plain-`` and a schedule's for the same schedule by
+A contender's name is a controller's or a shipped card's, or ``plain-`` and a schedule's for the same schedule by
 ``torch.optim.lr_scheduler`` without any pilot, or ``card:`` and a file for the policy taught there. A controller's or a
 card's may have ``@layer`` or ``@block`` behind it, and then decides for every layer or block on its own.
 """
@@ -24,12 +24,13 @@ from torch.optim.lr_scheduler import (
 )
 
 from trimtab.controller import Controller
-from trimtab.controllers import CATALOGUE, Policy, controller_named
+from trimtab.controllers import CATALOGUE, Policy, controller_named, shipped
 from trimtab.errors import TaskError
 from trimtab.knobs import Panel
 
 PLAIN = "plain-"
 CARD = "card:"
+LAYERS = "trimtab-layer-v1"  # the shipped card that was taught layer by layer
 EVERY = 10
 CADENCE = {"hypergradient": 1}  # the rule as published acts at every step
 OPEN_LOOP = ("constant", "cosine", "wsd", "onecycle", "linear")
@@ -95,14 +96,15 @@ def contender_named(name: str) -> Contender:
     base, _, by = name.partition("@")
     if by not in ("", "layer", "block"):
         raise TaskError(f"A contender may end in '@layer' or '@block', got {name!r}.")
-    if base != "policy" and base not in CATALOGUE:
+    if base not in {"policy", *CATALOGUE, *shipped()}:
         _look_up(name, base)
-    return Contender(name, base, CADENCE.get(base, EVERY), by or "run")
+    usual = "layer" if base == LAYERS else "run"
+    return Contender(name, base, CADENCE.get(base, EVERY), by or usual)
 
 
 def known() -> tuple[str, ...]:
     """Give the names that need nothing installed beside trimtab."""
-    return (*sorted({*CATALOGUE, "policy"}), *PLAINS)
+    return (*sorted({*CATALOGUE, "policy"}), *shipped(), *PLAINS)
 
 
 def _taught(name: str) -> Contender:
@@ -128,7 +130,7 @@ def _look_up(name: str, base: str) -> None:
 
 
 def _made(name: str) -> Controller:
-    # What `attach` takes where no controller is named: untaught, it plays its prior schedule.
+    # What `attach` takes for knobs without a card: untaught, it plays its prior schedule.
     return Policy.for_panel(Panel.of(["lr"])) if name == "policy" else controller_named(name)
 
 

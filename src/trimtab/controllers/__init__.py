@@ -14,6 +14,7 @@ from typing import cast
 
 from trimtab.controller import Controller
 from trimtab.controllers.ablation import Random, Replay
+from trimtab.controllers.cards import card, shipped
 from trimtab.controllers.greedy import Greedy
 from trimtab.controllers.hypergradient import HypergradientDescent, KnobDescent
 from trimtab.controllers.plateau import Plateau
@@ -52,7 +53,9 @@ __all__ = [
     "Random",
     "Replay",
     "WarmupCosine",
+    "card",
     "controller_named",
+    "shipped",
 ]
 
 
@@ -60,7 +63,7 @@ def controller_named(name: str) -> Controller:
     """Make a controller by its name, at its defaults.
 
     Args:
-        name: one of :data:`CATALOGUE`, or the name of an installed entry point.
+        name: one of :data:`CATALOGUE`, the name of a shipped card, or that of an installed entry point.
 
     Returns:
         A new controller.
@@ -74,10 +77,12 @@ def controller_named(name: str) -> Controller:
     """
     if name in CATALOGUE:
         return CATALOGUE[name]()
+    if name in shipped():
+        return card(name)
     strangers: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
     if name in strangers:
         return cast("Callable[[], Controller]", strangers[name].load())()
-    known = sorted({*CATALOGUE, *strangers})
+    known = sorted({*CATALOGUE, *shipped(), *strangers})
     close = difflib.get_close_matches(name, known)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known are {', '.join(known)}."
     raise TaskError(f"No controller is named {name!r}: {hint}")
