@@ -9,20 +9,26 @@ import pytest
 import torch
 
 from trimtab.contracts import TaskContract
+from trimtab.controllers import Constant
 from trimtab.errors import TaskError
 from trimtab.knobs import Panel
-from trimtab.rules import SGD
+from trimtab.plant import Plant
+from trimtab.rollout import rollout
+from trimtab.rules import SGD, AdamW
 from trimtab.teach import Distribution, Exercise
 from trimtab.teach.distribution import LR_RANGE, RESERVED
 from trimtab.teach.draw import Draw, mixed
-from trimtab.teach.exercise import ACTIVATIONS, SOURCES, sketch
+from trimtab.teach.exercise import FLAT, LARGE, SQUARE, sketch
+from trimtab.teach.networks import ACTIVATIONS, FAMILIES
 
 LR = Panel.of(["lr"])
 SKETCHES = {seed: sketch(seed) for seed in range(400)}
 CASES = {  # one of each source, and one with batch norm
-    source: next(seed for seed, drawn in SKETCHES.items() if drawn.source == source and not drawn.has_norm)
-    for source in SOURCES
-} | {"norm": next(seed for seed, drawn in SKETCHES.items() if drawn.has_norm)}
+    source: next(seed for seed, drawn in SKETCHES.items() if drawn.source == source and drawn.family == "mlp")
+    for source in FLAT
+}
+CASES |= {"norm": next(seed for seed, drawn in SKETCHES.items() if drawn.has_norm and drawn.family == "mlp")}
+CASES |= {family: next(seed for seed, drawn in SKETCHES.items() if drawn.family == family) for family in FAMILIES}
 
 
 class TestExercise(TaskContract):
@@ -64,16 +70,47 @@ def test_sketches_keep_to_the_page() -> None:
     drawn = list(SKETCHES.values())
     for sketched in drawn:
         assert 1 <= len(sketched.widths) <= 3
-        assert 8 <= min(sketched.widths) <= max(sketched.widths) <= 24
+        low, high = {"mlp": (8, 64), "cnn": (4, 12), "gru": (8, 24), "attention": (8, 24)}[sketched.family]
+        assert low <= min(sketched.widths) <= max(sketched.widths) <= high
         assert sketched.activation in ACTIVATIONS
-        assert sketched.gain in {0.5, 1.0, 2.0}
-        assert sketched.batch_size in {16, 32, 64}
-        assert 150 <= sketched.rows <= 3000
+        assert sketched.gain in {0.25, 0.5, 1.0, 2.0, 4.0}
+        assert sketched.batch_size in {16, 32, 64, 128}
+        assert 150 <= sketched.rows <= 6000
         assert sketched.noise == 0 or 0.02 <= sketched.noise <= 0.5
-    for source, share in SOURCES.items():
-        found = sum(sketched.source == source for sketched in drawn) / len(drawn)
-        assert abs(found - share) < 4 * math.sqrt(share * (1 - share) / len(drawn))
+        assert sketched.family == "mlp" or sketched.inputs == 64
+    made = [sketched for sketched in drawn if sketched.source in {"classes", "numbers"}]
+    close([sketched.rows >= 3000 for sketched in made], LARGE)
+    for family, share in FAMILIES.items():
+        close([sketched.family == family for sketched in drawn], share)
+    for shares, mine in ((FLAT, {"mlp"}), (SQUARE, {"cnn", "gru", "attention"})):
+        some = [sketched for sketched in drawn if sketched.family in mine]
+        for source, share in shares.items():
+            close([sketched.source == source for sketched in some], share)
     assert {1} == {sketched.classes for sketched in drawn if sketched.source == "numbers"}
+
+
+def close(found: list[bool], share: float) -> None:
+    """Check a share within four standard errors."""
+    assert abs(sum(found) / len(found) - share) < 4 * math.sqrt(share * (1 - share) / len(found))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_as_copies(family: str) -> None:
+    """Twenty steps of AdamW at 1e-2 on the plant lower the loss of a family's members, each its own."""
+    lesson = next(lesson for lesson in map(Distribution().taught, range(999)) if lesson.task.sketch.family == family)
+    plant, seeds = Plant(lesson.task, AdamW(), LR), (1, 2, 3)
+    done = rollout(plant, Constant(), torch.full((3, 1, 1), 1e-2), seeds=seeds, steps=20)
+    assert bool((done.losses[-5:].mean(0) < done.losses[:5].mean(0)).all())
+    assert 3 == len({float(loss) for loss in done.losses[-1]})
+
+
+def test_momentum_is_beta1_where_the_rule_calls_it_so() -> None:
+    """A panel of lr and momentum is lr and beta1 on an Adam lesson, with starts in its range."""
+    lessons = [Distribution().taught(count) for count in range(30)]
+    for lesson in lessons:
+        names = lesson.panel(Panel.of(["lr", "momentum"])).names
+        assert names == (("lr", "momentum") if lesson.rule.name == "sgd" else ("lr", "beta1"))
+        assert 0 <= float(lesson.starts(Panel.of(["lr", "momentum"]), 8)[:, 1].min())
 
 
 def test_shipped_digits_are_not_taught_on() -> None:
@@ -116,7 +153,9 @@ def test_horizons_and_rules_are_those_asked_for() -> None:
 
 def test_starts_cover_seven_decades_evenly() -> None:
     """Of 21 learning rates three lie in each decade; another knob is at its default in about half of the cases."""
-    lesson = next(lesson for lesson in map(Distribution().taught, range(99)) if lesson.rule.name == "adamw")
+    lesson = next(
+        lesson for lesson in map(Distribution().taught, range(99)) if lesson.rule.defaults.get("weight_decay")
+    )
     starts = lesson.starts(Panel.of(["lr", "weight_decay"]), 21)
     decades = torch.floor(starts[:, 0].log10()).int()
     assert [3] * 7 == torch.bincount(decades + 6, minlength=7).tolist()

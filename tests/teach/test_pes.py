@@ -86,7 +86,7 @@ def test_pieces_add_up_to_the_whole_lessons_cost() -> None:
     held = [Draw(6, cut).normal(3) for cut in range(4)]
     cuts = [(0, 10), (10, 20), (20, 24)]
     parts = [
-        piece(lesson, losses[a:b], held[i], held[i + 1], is_last=b == 24) for i, (a, b) in enumerate(cuts)
+        piece(lesson, losses[a:b], held[i], held[i + 1]) for i, (a, b) in enumerate(cuts)
     ]  # fmt: skip
     whole = outcome(lesson, losses, held[3], held[3]).cost()
     torch.testing.assert_close(sum(parts) + 1.5 * held[0], whole)

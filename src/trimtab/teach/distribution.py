@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import TaskError
-from trimtab.knobs import Panel
+from trimtab.knobs import STANDARD, Panel
 from trimtab.plant import Plant
 from trimtab.rules import SGD, Adam, AdamW, Rule
 from trimtab.sites import sites_of
@@ -31,16 +31,20 @@ SHARE_SEEING = 0.5  # of lessons, in which the controller sees validation losses
 SHARE_DEFAULT = 0.5  # of knobs other than lr, that begin at the rule's default
 
 
+BETAS = (0.95, 0.99, 0.999, 0.999)  # Adam's second
+
+
 def _sgd(draw: Draw) -> Rule:
-    return SGD(momentum=0.9, nesterov=draw.uniform() < 0.25)
+    momentum = draw.one_of((0.0, 0.9, 0.9, 0.95))
+    return SGD(momentum=momentum, nesterov=momentum > 0 and draw.uniform() < 0.25)
 
 
 def _adam(draw: Draw) -> Rule:
-    return Adam(beta2=draw.one_of((0.99, 0.999)))
+    return Adam(beta2=draw.one_of(BETAS))
 
 
 def _adamw(draw: Draw) -> Rule:
-    return AdamW(beta2=draw.one_of((0.99, 0.999)), weight_decay=draw.one_of((0.01, 0.1)))
+    return AdamW(beta2=draw.one_of(BETAS), weight_decay=draw.one_of((0.0, 0.01, 0.1)))
 
 
 RULES: dict[str, Callable[[Draw], Rule]] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
@@ -64,18 +68,25 @@ class Lesson:
     horizon: int
     validate_every: int | None
 
+    def panel(self, panel: Panel) -> Panel:
+        """Give the knobs by this rule's names: ``beta1`` for ``momentum`` where the rule calls it so."""
+        other = {"momentum": "beta1", "beta1": "momentum"}
+        return Panel.of(
+            [knob if knob.name in self.rule.defaults else STANDARD[other.get(knob.name, knob.name)] for knob in panel]
+        )
+
     def plant(self, panel: Panel, by: str = "run") -> Plant:
         """Build the simulator.
 
         Args:
-            panel: the knobs.
+            panel: the knobs; ``momentum`` and ``beta1`` stand for one another.
             by: what is a site: "run", "layer" or "block".
 
         Returns:
             A plant of the exercise under the rule.
         """
         sites = None if by == "run" else sites_of(self.task.build(0), by)
-        return Plant(self.task, self.rule, panel, sites=sites)
+        return Plant(self.task, self.rule, self.panel(panel), sites=sites)
 
     def starts(self, panel: Panel, count: int) -> Tensor:
         """Draw where knobs begin: ``[count, K]`` float64.
@@ -91,7 +102,7 @@ class Lesson:
             The values.
         """
         draw, columns = Draw(self.number, STARTS), []
-        for knob in panel:
+        for knob in self.panel(panel):
             place = (draw.order(count) + draw.uniforms(count)) / count
             if knob.name == "lr":
                 low, high = (math.log(min(max(bound, knob.low), knob.high)) for bound in LR_RANGE)

@@ -128,7 +128,7 @@ class Examination:
     def _starts(self, lesson: Lesson) -> Tensor:
         """Give ``[rates, K]`` where knobs begin."""
         columns = []
-        for knob in self.panel:
+        for knob in lesson.panel(self.panel):
             if knob.name == "lr":
                 low, high = (math.log10(min(max(bound, knob.low), knob.high)) for bound in LR_RANGE)
                 columns.append(torch.logspace(low, high, RATES, dtype=torch.float64))

@@ -1,7 +1,8 @@
 """Exercise: a small base-model problem to teach on, drawn from its seed alone.
 
-Half of them are random teachers (a tanh network that names classes or estimates a number), the rest scikit-learn's
-digits, breast cancer and wine, thinned and with some labels spoilt. `docs/teaching.md` lists the laws of the draw.
+Most of them are random teachers (a tanh network that names classes or estimates a number), the rest scikit-learn's
+digits, breast cancer and wine, thinned and with some labels spoilt; perceptrons mostly, and small convolutional,
+recurrent and attention networks. `docs/teaching.md` lists the laws of the draw.
 
 Letters: ``n`` examples of a batch, ``N`` of a split, ``D`` inputs, ``C`` classes.
 """
@@ -9,7 +10,6 @@ Letters: ``n`` examples of a batch, ``N`` of a split, ``D`` inputs, ``C`` classe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, final
@@ -23,11 +23,14 @@ from trimtab.tasks import classification
 from trimtab.tasks.digits import digits
 from trimtab.tasks.seeded import build_seeded
 from trimtab.teach.draw import Draw
+from trimtab.teach.networks import ACTIVATIONS, FAMILIES, SIDE, Family, network
 
 Source = Literal["digits", "cancer", "wine", "classes", "numbers"]
-SOURCES: dict[Source, float] = {"digits": 0.2, "cancer": 0.1, "wine": 0.05, "classes": 0.45, "numbers": 0.2}
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+FLAT: dict[Source, float] = {"digits": 0.15, "cancer": 0.1, "wine": 0.05, "classes": 0.45, "numbers": 0.25}
+SQUARE: dict[Source, float] = {"digits": 0.4, "classes": 0.4, "numbers": 0.2}  # of networks that read 8 by 8
+SIZES = {"digits": (1197, 64, 10), "cancer": (569, 30, 2), "wine": (178, 13, 3)}  # rows, inputs, classes
 SKETCH, DATA = 1, 2  # what an exercise's two generators are for
+LARGE = 0.3  # share of random teachers that name 3,000 examples or more, which a small network does not learn by heart
 TEACHER = 16  # hidden units of a random teacher
 SCORED = 400  # examples of a random teacher's test split: many, for they are free and steady the fitness
 
@@ -37,6 +40,7 @@ class Sketch:
     """What an exercise is.
 
     Attributes:
+        family: what network.
         source: where its examples come from.
         rows: examples for training and validation (of real data: of all three splits).
         inputs: ``D``; of real data, as many as it has.
@@ -49,6 +53,7 @@ class Sketch:
         batch_size: ``n``.
     """
 
+    family: Family
     source: Source
     rows: int
     inputs: int
@@ -101,7 +106,10 @@ class Exercise:
 
     def build(self, seed: int) -> nn.Module:
         """Make the network, float32 on the CPU."""
-        return build_seeded(lambda: _network(self.sketch), seed)
+        s = self.sketch
+        return build_seeded(
+            lambda: network(s.family, s.inputs, s.classes, s.widths, s.activation, s.gain, s.has_norm), seed
+        )
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
         """Give inputs ``[N, D]`` float32, standardised, and classes ``[N]`` int64 or numbers ``[N]`` float32."""
@@ -138,44 +146,31 @@ class Exercise:
 def sketch(seed: int) -> Sketch:
     """Draw what an exercise is, without its data."""
     draw = Draw(seed, SKETCH)
-    source: Source = draw.weighted(SOURCES)
-    rows, inputs = draw.log_whole(150, 3000), draw.whole(10, 40)
-    classes = 1 if source == "numbers" else draw.whole(2, 10)
-    sizes = {"digits": (1197, 64, 10), "cancer": (569, 30, 2), "wine": (178, 13, 3)}
-    if source in sizes:
-        most, inputs, classes = sizes[source]
+    family: Family = draw.weighted(FAMILIES)
+    source: Source = draw.weighted(FLAT if family == "mlp" else SQUARE)
+    is_large = draw.uniform() < LARGE
+    rows = draw.log_whole(3000, 6000) if is_large else draw.log_whole(150, 3000)
+    inputs, classes = draw.whole(10, 40), 1 if source == "numbers" else draw.whole(2, 10)
+    inputs = inputs if family == "mlp" else SIDE**2
+    if source in SIZES:
+        most, inputs, classes = SIZES[source]
         rows = draw.log_whole(150, most)
     is_clean = draw.uniform() < (0.2 if source in {"classes", "numbers"} else 0.5)
-    noise = 0.0 if is_clean else draw.log_uniform(0.02, 0.5)
+    widest = {"mlp": 64, "cnn": 12, "gru": 24, "attention": 24}[family]
+    narrowest = 4 if family == "cnn" else 8
     return Sketch(
+        family,
         source,
         rows,
         inputs,
         classes,
-        noise,
-        widths=tuple(draw.whole(8, 24) for _ in range(draw.whole(1, 3))),
+        0.0 if is_clean else draw.log_uniform(0.02, 0.5),
+        widths=tuple(draw.log_whole(narrowest, widest) for _ in range(draw.whole(1, 3))),
         activation=draw.one_of(tuple(ACTIVATIONS)),
-        gain=draw.one_of((0.5, 1.0, 2.0)),
+        gain=draw.one_of((0.25, 0.5, 1.0, 1.0, 2.0, 4.0)),
         has_norm=draw.uniform() < 0.2,
-        batch_size=draw.one_of((16, 32, 64)),
+        batch_size=draw.one_of((16, 32, 64, 128)),
     )
-
-
-def _network(sketch: Sketch) -> nn.Module:
-    layers: list[nn.Module] = []
-    wide = sketch.inputs
-    for width in sketch.widths:
-        layers.append(nn.Linear(wide, width))
-        if sketch.has_norm:
-            layers.append(nn.BatchNorm1d(width))
-        layers.append(ACTIVATIONS[sketch.activation]())
-        wide = width
-    layers.append(nn.Linear(wide, sketch.classes))
-    with torch.no_grad():
-        for layer in layers:
-            if isinstance(layer, nn.Linear):
-                layer.weight.mul_(sketch.gain)
-    return nn.Sequential(*layers)
 
 
 def _invented(sketch: Sketch, draw: Draw) -> tuple[Tensor, Tensor]:

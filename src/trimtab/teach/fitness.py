@@ -26,8 +26,7 @@ from trimtab.teach.distribution import LR_RANGE, Lesson
 
 LOW, HIGH = math.log(1e-4), 4.0  # of a log-ratio to chance: below is a ratio of almost nothing, above is divergence
 BEFORE = 0.9  # share of the horizon at which "just before the end" is
-TAIL = 0.05  # share of the steps whose training loss counts as the final one
-WEIGHTS = {"before": 0.5, "mean": 0.3, "final": 0.2}  # beside the end's 1; found good before this library was there
+WEIGHTS = {"before": 0.5, "mean": 0.15}  # beside the end's 1; more for training losses teaches to learn by heart
 SOFT = 2.0  # a regret's size from which on more counts less
 STATIC = ("constant", "cosine", "linear")
 PEAKS = 13  # learning rates of the static grid, over the range that lessons begin in
@@ -42,13 +41,11 @@ class Outcome:
         end: ``[B]`` held-out loss at the end.
         before: ``[B]`` held-out loss just before.
         mean: ``[B]`` mean over the run's training losses.
-        final: ``[B]`` training loss over the last steps.
     """
 
     end: Tensor
     before: Tensor
     mean: Tensor
-    final: Tensor
 
     def cost(self) -> Tensor:
         """Give ``[B]``, the weighted sum; lower is better, and never NaN."""
@@ -104,8 +101,7 @@ def outcome(lesson: Lesson, losses: Tensor, before: Tensor, end: Tensor) -> Outc
     Returns:
         The outcome.
     """
-    tail = losses[-max(1, round(TAIL * len(losses))) :]
-    return Outcome(end, before, relative(losses, lesson).mean(0), relative(tail.mean(0), lesson))
+    return Outcome(end, before, relative(losses, lesson).mean(0))
 
 
 def fitness(cost: Tensor, baseline: float | None = None) -> Tensor:

@@ -29,7 +29,7 @@ from trimtab.rollout import Passage, Voyage
 from trimtab.teach.ascent import Ascent, check, directions, falling, gradient, read_ascent, scaled
 from trimtab.teach.distribution import Lesson
 from trimtab.teach.evolution import Lessons, Record, Spread
-from trimtab.teach.fitness import TAIL, WEIGHTS, held_out, relative
+from trimtab.teach.fitness import WEIGHTS, held_out, relative
 from trimtab.teach.genome import Genome
 
 KEEP = 0.9  # of the moving mean square of differences, per generation
@@ -196,7 +196,7 @@ def _taken(leg: Leg) -> tuple[Underway, Tensor, float]:
     steps = min(teacher.unroll, lesson.horizon - before.passage.step)
     passage, done = voyage.advance(before.passage, steps)
     held = held_out(lesson, plant, passage.copies)
-    cost = piece(lesson, done.losses, before.held, held, is_last=passage.step == lesson.horizon)
+    cost = piece(lesson, done.losses, before.held, held)
     plus, minus = cost.chunk(2)
     return Underway(leg.count, passage, before.drift + noise, held), minus - plus, float(cost.mean())
 
@@ -210,7 +210,7 @@ def _begun(leg: Leg, plant: Plant, voyage: Voyage) -> Underway:
     return Underway(leg.count, passage, drift, torch.zeros(2 * teacher.pairs, dtype=torch.float64))
 
 
-def piece(lesson: Lesson, losses: Tensor, before: Tensor, after: Tensor, *, is_last: bool) -> Tensor:
+def piece(lesson: Lesson, losses: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """Give what a piece adds to a lesson's cost; summed over a lesson, the loss at the start and nothing more is gone.
 
     The held-out loss at the end counts here for what just before the end counts in whole lessons too: 1.5.
@@ -220,14 +220,9 @@ def piece(lesson: Lesson, losses: Tensor, before: Tensor, after: Tensor, *, is_l
         losses: ``[T, B]`` training losses of the piece.
         before: ``[B]`` held-out loss where it began, log-ratio to chance.
         after: ``[B]`` where it ended.
-        is_last: whether the lesson ends here.
 
     Returns:
         ``[B]``; lower is better, and never NaN.
     """
     cost = (1 + WEIGHTS["before"]) * (after - before)
-    cost = cost + WEIGHTS["mean"] * relative(losses, lesson).sum(0) / lesson.horizon
-    if is_last:
-        tail = losses[-max(1, round(TAIL * lesson.horizon)) :]
-        cost = cost + WEIGHTS["final"] * relative(tail.mean(0), lesson)
-    return cost
+    return cost + WEIGHTS["mean"] * relative(losses, lesson).sum(0) / lesson.horizon
