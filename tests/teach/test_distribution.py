@@ -70,11 +70,11 @@ def test_sketches_keep_to_the_page() -> None:
     drawn = list(SKETCHES.values())
     for sketched in drawn:
         assert 1 <= len(sketched.widths) <= 3
-        low, high = {"mlp": (8, 64), "cnn": (4, 12), "gru": (8, 24), "attention": (8, 24)}[sketched.family]
+        low, high = {"mlp": (8, 64), "cnn": (4, 12), "gru": (8, 24), "attention": (8, 16)}[sketched.family]
         assert low <= min(sketched.widths) <= max(sketched.widths) <= high
         assert sketched.activation in ACTIVATIONS
         assert sketched.gain in {0.25, 0.5, 1.0, 2.0, 4.0}
-        assert sketched.batch_size in {16, 32, 64, 128}
+        assert sketched.batch_size in ({16, 32, 64, 128} if sketched.family == "mlp" else {8, 16, 32})
         assert 150 <= sketched.rows <= 6000
         assert sketched.noise == 0 or 0.02 <= sketched.noise <= 0.5
         assert sketched.family == "mlp" or sketched.inputs == 64

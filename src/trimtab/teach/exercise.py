@@ -32,6 +32,7 @@ SIZES = {"digits": (1197, 64, 10), "cancer": (569, 30, 2), "wine": (178, 13, 3)}
 SKETCH, DATA = 1, 2  # what an exercise's two generators are for
 LARGE = 0.3  # share of random teachers that name 3,000 examples or more, which a small network does not learn by heart
 TEACHER = 16  # hidden units of a random teacher
+SEEN = 300  # validation examples at most: looks at more would cost more than the training
 SCORED = 400  # examples of a random teacher's test split: many, for they are free and steady the fitness
 
 
@@ -131,7 +132,7 @@ class Exercise:
         made = self.sketch.source in {"classes", "numbers"}
         x, y = _invented(self.sketch, draw) if made else _real(self.sketch, draw)
         rest = SCORED if made else len(x) // 5
-        val = (len(x) - rest) // 5
+        val = min((len(x) - rest) // 5, SEEN)
         train = len(x) - rest - val
         deviation, mean = torch.std_mean(x[:train], 0)
         x = (x - mean) / deviation.clamp_min(1e-3)
@@ -156,7 +157,7 @@ def sketch(seed: int) -> Sketch:
         most, inputs, classes = SIZES[source]
         rows = draw.log_whole(150, most)
     is_clean = draw.uniform() < (0.2 if source in {"classes", "numbers"} else 0.5)
-    widest = {"mlp": 64, "cnn": 12, "gru": 24, "attention": 24}[family]
+    widest = {"mlp": 64, "cnn": 12, "gru": 24, "attention": 16}[family]
     narrowest = 4 if family == "cnn" else 8
     return Sketch(
         family,
@@ -169,7 +170,7 @@ def sketch(seed: int) -> Sketch:
         activation=draw.one_of(tuple(ACTIVATIONS)),
         gain=draw.one_of((0.25, 0.5, 1.0, 1.0, 2.0, 4.0)),
         has_norm=draw.uniform() < 0.2,
-        batch_size=draw.one_of((16, 32, 64, 128)),
+        batch_size=draw.one_of((16, 32, 64, 128) if family == "mlp" else (8, 16, 32)),
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 Family = Literal["mlp", "cnn", "gru", "attention"]
-FAMILIES: dict[Family, float] = {"mlp": 0.76, "cnn": 0.08, "gru": 0.08, "attention": 0.08}
+FAMILIES: dict[Family, float] = {"mlp": 0.8, "cnn": 0.08, "gru": 0.06, "attention": 0.06}
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 SIDE = 8  # of an image; also how many rows a sequence has, and how wide they are
 
