@@ -15,7 +15,7 @@ import pytest
 
 FLOORS = (
     "errors",
-    "knobs signals sites datasets ranks whole",
+    "knobs signals sites datasets ranks whole workers",
     "controller rules task probe features guard linkage loop columns",
     "hypergrad helm layout stream snapshot controllers tasks charts templates checkpoint",
     "gauge plant trace reasons",

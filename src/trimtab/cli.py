@@ -189,12 +189,17 @@ def teach(
     minutes: Annotated[
         float | None, typer.Option(help="Minutes to teach, earlier ones included; by default as the course says.")
     ] = None,
+    jobs: Annotated[int, typer.Option(help="Lessons at the same time, one thread each; the result is the same.")] = 2,
+    ray: Annotated[
+        str | None, typer.Option(help="Spread lessons over the Ray cluster at this address; 'local' starts one.")
+    ] = None,
 ) -> None:
     """Teach a controller; write its card. The same command goes on where it was."""
     from trimtab.bench.machine import Provenance
     from trimtab.teach.command import teach
 
-    card = teach(file, out, minutes, vars(Provenance.now(["trimtab", *context.obj])))
+    _at_least_one(jobs=jobs)
+    card = teach(file, out, minutes, vars(Provenance.now(["trimtab", *context.obj])), jobs=jobs, ray=ray)
     typer.echo(f"The card: {card}")
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from trimtab.controllers import Constant, WarmupCosine
 from trimtab.knobs import Panel
 from trimtab.rollout import rollout
 from trimtab.teach import Distribution, Examination
 from trimtab.teach.distribution import Lesson
-from trimtab.teach.examination import Grids
+from trimtab.teach.examination import Grids, first_values
 from trimtab.teach.fitness import HIGH, LOW, attempt, fitness, held_out, outcome, relative, static_grid
 
 LR = Panel.of(["lr"])
@@ -99,6 +98,9 @@ class Still:
     def __init__(self, end: float) -> None:
         self.end = end
 
+    def prepare(self, lessons: Any, spread: Any) -> None:
+        """Need nothing."""
+
     def of(self, lesson: Lesson) -> Any:
         """Give itself."""
         return self
@@ -121,7 +123,6 @@ def test_knobs_other_than_the_rate_are_examined_from_their_defaults() -> None:
     lesson = next(
         lesson for lesson in map(Distribution().taught, range(99)) if lesson.rule.defaults.get("weight_decay")
     )
-    grids: Any = Still(0.0)
-    starts: Tensor = Examination((lesson,), Panel.of(["lr", "weight_decay"]), grids)._starts(lesson)
+    starts = first_values(lesson, Panel.of(["lr", "weight_decay"]))
     assert [1e-6, 10.0] == pytest.approx([float(starts[0, 0]), float(starts[-1, 0])])
     assert [lesson.rule.defaults["weight_decay"]] * 7 == pytest.approx(starts[:, 1].tolist())

@@ -20,6 +20,7 @@ from trimtab.errors import StateError, TaskError, TraceError
 from trimtab.knobs import Panel
 from trimtab.teach import School, read_course
 from trimtab.teach.command import teach
+from trimtab.workers import crew
 
 TINY = """
 name = "tiny"
@@ -108,6 +109,19 @@ def test_a_killed_teaching_goes_on_bit_for_bit(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("text", [TINY, PERSISTENT], ids=["es", "pes"])
+def test_two_processes_teach_what_one_does(tmp_path: Path, text: str) -> None:
+    """Spread over two processes, the card is the same to the bit, and the cost counts both."""
+    made = read_course(course(tmp_path, text))
+    with crew(2) as spread:
+        two = School(made, tmp_path / "two", spread=spread)
+        card = two.teach()
+    one = School(made, tmp_path / "one")
+    assert one.teach().read_bytes() == card.read_bytes()
+    assert two.log.cpu > 0.3 * one.log.cpu
+
+
+@pytest.mark.slow
 def test_a_teaching_that_is_over_is_not_taught_again(tmp_path: Path) -> None:
     """The same command after the end leaves state, curve and card as they are; time that is over ends it early."""
     made = read_course(course(tmp_path))
@@ -181,8 +195,8 @@ class Terminal(io.StringIO):
 def test_progress_is_one_line(tmp_path: Path) -> None:
     """On a terminal the line is rewritten in place; elsewhere each examination has a line of its own."""
     live, piped = Terminal(), io.StringIO()
-    teach(course(tmp_path), tmp_path / "a", None, {}, live)
-    teach(course(tmp_path), tmp_path / "b", None, {}, piped)
+    teach(course(tmp_path), tmp_path / "a", None, {}, stream=live)
+    teach(course(tmp_path), tmp_path / "b", None, {}, stream=piped)
     assert 1 == live.getvalue().count("\n")
     assert 5 == live.getvalue().count("\r")
     assert ["generation 0 of 4", "generation 4 of 4"] == [

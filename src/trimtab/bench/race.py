@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -30,6 +27,7 @@ from trimtab.bench.score import Standing, chosen_lr, standings
 from trimtab.errors import TraceError
 from trimtab.tasks import task_named
 from trimtab.whole import written_whole
+from trimtab.workers import settle
 
 _worker: dict[str, Any] = {}  # what a worker process was started with
 
@@ -222,18 +220,8 @@ def _run_in_pool(
 
 
 def _start_worker(news: Any, stop: Any) -> None:
-    """Set up a worker: one thread, no ear for Ctrl-C (the parent tells it), and no life after its parent's."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    settle()
     _worker.update(news=news, stop=stop)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _work(cell: Cell, folder: Path, provenance: Provenance) -> Row:

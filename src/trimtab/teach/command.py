@@ -12,10 +12,18 @@ import torch
 from trimtab.errors import TaskError
 from trimtab.teach.course import read_course
 from trimtab.teach.school import News, School
+from trimtab.workers import cluster, crew
 
 
 def teach(
-    file: Path, out: Path | None, minutes: float | None, origin: Mapping[str, str], stream: TextIO | None = None
+    file: Path,
+    out: Path | None,
+    minutes: float | None,
+    origin: Mapping[str, str],
+    *,
+    jobs: int = 1,
+    ray: str | None = None,
+    stream: TextIO | None = None,
 ) -> Path:
     """Teach the course in a file, from where its folder's checkpoint is.
 
@@ -24,6 +32,8 @@ def teach(
         out: the folder; by default ``runs/NAME``.
         minutes: of teaching by the clock, earlier ones included; None: the course's own bound.
         origin: what the card says of where it was made.
+        jobs: processes that lessons are spread over; the result does not depend on it.
+        ray: the address of a Ray cluster that they are spread over instead, "local" to start one here.
         stream: gets the line of progress; stderr by default.
 
     Returns:
@@ -41,7 +51,8 @@ def teach(
     torch.set_num_threads(1)  # with more, small sums come out in another order, and slower
     view = _View(stream or sys.stderr)
     try:
-        return School(course, out or Path("runs") / course.name, view.tell).teach(minutes, origin)
+        with crew(jobs) if ray is None else cluster(ray) as spread:
+            return School(course, out or Path("runs") / course.name, view.tell, spread=spread).teach(minutes, origin)
     finally:
         torch.set_num_threads(threads)
         view.end()

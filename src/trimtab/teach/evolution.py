@@ -16,7 +16,7 @@ Letters: ``N`` pairs, ``P`` taught weights, ``B`` = 2 N members, the plus ones f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -29,12 +29,11 @@ from trimtab.teach.ascent import Ascent, check, directions, falling, gradient, r
 from trimtab.teach.distribution import Lesson
 from trimtab.teach.fitness import Baseline, attempt, fitness
 from trimtab.teach.genome import Genome
+from trimtab.workers import Spread
 
 Record = dict[str, float]
 Lessons = Callable[[int], Lesson]
 """Gives the lesson that is taught after so many others."""
-Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""Calls a function on each of several inputs and gives the results in order: ``map``, or that of a pool."""
 
 
 class Teacher(Protocol):

@@ -21,6 +21,7 @@ from trimtab.knobs import Panel
 from trimtab.teach.distribution import LR_RANGE, Lesson
 from trimtab.teach.fitness import Grid, attempt, static_grid
 from trimtab.whole import written_whole
+from trimtab.workers import Spread
 
 RATES = 7  # learning rates that an examined lesson begins from, over the range that lessons begin in
 SEEDS = 2
@@ -71,14 +72,22 @@ class Grids:
 
     def of(self, lesson: Lesson) -> Grid:
         """Give a lesson's static runs, trained at the first call."""
-        key = f"{lesson.number} {lesson.horizon} {lesson.rule!r} {self._seeds}"
-        if key not in self._known:
-            self._known[key] = static_grid(lesson, self._panel, self._seeds)
-        return self._known[key]
+        self.prepare([lesson])
+        return self._known[self._key(lesson)]
+
+    def prepare(self, lessons: Sequence[Lesson], spread: Spread = map) -> None:
+        """Train the static runs of several lessons that are not known yet, as `spread` does."""
+        due = [lesson for lesson in lessons if self._key(lesson) not in self._known]
+        problems = [(lesson, self._panel, self._seeds) for lesson in due]
+        for lesson, grid in zip(due, spread(_grid, problems), strict=True):
+            self._known[self._key(lesson)] = grid
 
     def cost(self, lesson: Lesson) -> float:
         """Give the lowest cost of a lesson's static runs."""
         return self.of(lesson).cost
+
+    def _key(self, lesson: Lesson) -> str:
+        return f"{lesson.number} {lesson.horizon} {lesson.rule!r} {self._seeds}"
 
     def save(self) -> None:
         """Write the file, if something is new."""
@@ -101,22 +110,25 @@ class Examination:
     def __init__(self, lessons: Sequence[Lesson], panel: Panel, grids: Grids, by: str = "run") -> None:
         self.lessons, self.panel, self.by, self._grids = tuple(lessons), panel, by, grids
 
-    @torch.no_grad()
-    def regrets(self, controller: Controller) -> tuple[Tensor, Tensor, Tensor]:
-        """Give ``[lessons, rates]`` regrets, ``[lessons, rates, seeds]`` log ends over chance, and restores."""
-        rows = []
-        for lesson in self.lessons:
-            starts = self._starts(lesson).repeat_interleave(SEEDS, 0)
-            plant = lesson.plant(self.panel, self.by)
-            outcome, restores = attempt(lesson, plant, controller, starts, lesson.seeds(SEEDS) * RATES)
-            end = outcome.end.reshape(RATES, SEEDS)
-            rows.append((torch.exp(end.mean(1) - self._grids.of(lesson).end), end, restores.double()))
-        regrets, ends, restored = (torch.stack(part) for part in zip(*rows, strict=True))
-        return regrets, ends, restored
+    def regrets(self, controller: Controller, spread: Spread = map) -> tuple[Tensor, Tensor, Tensor]:
+        """Give ``[lessons, rates]`` regrets, ``[lessons, rates, seeds]`` log ends over chance, and restores.
 
-    def mark(self, controller: Controller) -> Mark:
-        """Score a controller."""
-        regrets, ends, restores = self.regrets(controller)
+        Args:
+            controller: drives the lessons.
+            spread: runs them, one after the other or side by side; the result is the same.
+
+        Returns:
+            The three.
+        """
+        self._grids.prepare(self.lessons, spread)
+        papers = [Paper(lesson, self.panel, self.by, controller) for lesson in self.lessons]
+        ends, restored = (torch.stack(part) for part in zip(*spread(_written, papers), strict=True))
+        best = torch.tensor([self._grids.of(lesson).end for lesson in self.lessons], dtype=ends.dtype)
+        return torch.exp(ends.mean(2) - best[:, None]), ends, restored
+
+    def mark(self, controller: Controller, spread: Spread = map) -> Mark:
+        """Score a controller; see :meth:`regrets`."""
+        regrets, ends, restores = self.regrets(controller, spread)
         return Mark(
             float(regrets.median()),
             float(regrets.quantile(0.9)),
@@ -125,14 +137,39 @@ class Examination:
             float(restores.mean()),
         )
 
-    def _starts(self, lesson: Lesson) -> Tensor:
-        """Give ``[rates, K]`` where knobs begin."""
-        columns = []
-        for knob in lesson.panel(self.panel):
-            if knob.name == "lr":
-                low, high = (math.log10(min(max(bound, knob.low), knob.high)) for bound in LR_RANGE)
-                columns.append(torch.logspace(low, high, RATES, dtype=torch.float64))
-            else:
-                usual = torch.full((RATES,), lesson.rule.defaults.get(knob.name, knob.low), dtype=torch.float64)
-                columns.append(usual.clamp(knob.low, knob.high))
-        return torch.stack(columns, -1)
+
+@dataclass(frozen=True)
+class Paper:
+    """One lesson of an examination, with all that another process needs to sit it."""
+
+    lesson: Lesson
+    panel: Panel
+    by: str
+    controller: Controller
+
+
+@torch.no_grad()
+def _written(paper: Paper) -> tuple[Tensor, Tensor]:
+    """Give ``[rates, seeds]`` log ends over chance, and ``[rates * seeds]`` restores."""
+    lesson = paper.lesson
+    starts = first_values(lesson, paper.panel).repeat_interleave(SEEDS, 0)
+    plant = lesson.plant(paper.panel, paper.by)
+    outcome, restores = attempt(lesson, plant, paper.controller, starts, lesson.seeds(SEEDS) * RATES)
+    return outcome.end.reshape(RATES, SEEDS), restores.double()
+
+
+def _grid(problem: tuple[Lesson, Panel, int]) -> Grid:
+    return static_grid(*problem)
+
+
+def first_values(lesson: Lesson, panel: Panel) -> Tensor:
+    """Give ``[rates, K]`` where knobs begin in an examination: lr over its range, others at the rule's default."""
+    columns = []
+    for knob in lesson.panel(panel):
+        if knob.name == "lr":
+            low, high = (math.log10(min(max(bound, knob.low), knob.high)) for bound in LR_RANGE)
+            columns.append(torch.logspace(low, high, RATES, dtype=torch.float64))
+        else:
+            usual = torch.full((RATES,), lesson.rule.defaults.get(knob.name, knob.low), dtype=torch.float64)
+            columns.append(usual.clamp(knob.low, knob.high))
+    return torch.stack(columns, -1)

@@ -28,9 +28,10 @@ from trimtab.plant import Plant
 from trimtab.rollout import Passage, Voyage
 from trimtab.teach.ascent import Ascent, check, directions, falling, gradient, read_ascent, scaled
 from trimtab.teach.distribution import Lesson
-from trimtab.teach.evolution import Lessons, Record, Spread
+from trimtab.teach.evolution import Lessons, Record
 from trimtab.teach.fitness import WEIGHTS, held_out, relative
 from trimtab.teach.genome import Genome
+from trimtab.workers import Spread
 
 KEEP = 0.9  # of the moving mean square of differences, per generation
 

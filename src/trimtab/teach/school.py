@@ -23,6 +23,7 @@ from trimtab.teach.course import Course
 from trimtab.teach.evolution import Record, Teacher
 from trimtab.teach.examination import Examination, Grids
 from trimtab.whole import written_whole
+from trimtab.workers import Metered, Spread
 
 FORMAT = "trimtab-teaching-1"
 SAVE_EVERY = 60.0  # seconds
@@ -57,7 +58,7 @@ class Log:
 
     Attributes:
         wall: seconds by the clock.
-        cpu: seconds of processors.
+        cpu: seconds of processors, as many at a time as there were workers.
         curve: a point an examination: generation, core-minutes, and :class:`trimtab.teach.examination.Mark`.
     """
 
@@ -74,6 +75,7 @@ class School:
         folder: where everything lies; made if need be.
         tell: hears of each generation.
         save_every: seconds between two checkpoints; one is written at the end, and when a teaching is stopped, too.
+        spread: runs lessons, one after the other or side by side (:mod:`trimtab.workers`); the result is the same.
 
     Raises:
         StateError: the folder holds another course's teaching, or a damaged one.
@@ -81,9 +83,16 @@ class School:
     """
 
     def __init__(
-        self, course: Course, folder: Path, tell: Tell = lambda news: None, *, save_every: float = SAVE_EVERY
+        self,
+        course: Course,
+        folder: Path,
+        tell: Tell = lambda news: None,
+        *,
+        save_every: float = SAVE_EVERY,
+        spread: Spread = map,
     ) -> None:
         self.course, self.folder, self._tell, self._save_every = course, folder, tell, save_every
+        self._spread = Metered(spread)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -109,7 +118,7 @@ class School:
             The card's weights.
         """
         limit = 60 * (self.course.minutes if minutes is None else minutes) or float("inf")
-        clock, saved = _Clock(self.log), time.monotonic()
+        clock, saved = _Clock(self.log, self._spread), time.monotonic()
         record: Record = {}
         board = _board(self.folder)
         try:
@@ -123,7 +132,7 @@ class School:
                 _draw(board, news)
                 if is_over:
                     break
-                self.state, record = self.teacher.generation(self.state, self._lessons.taught)
+                self.state, record = self.teacher.generation(self.state, self._lessons.taught, self._spread)
                 if time.monotonic() - saved >= self._save_every:
                     self._save(clock)
                     saved = time.monotonic()
@@ -138,7 +147,7 @@ class School:
         """Score the policy, unless that was done before; say whether the score is new."""
         if self.log.curve and self.log.curve[-1]["generation"] == number:
             return False
-        mark = self._examination.mark(self._policy())
+        mark = self._examination.mark(self._policy(), self._spread)
         self.log.curve.append({"generation": number, "core_minutes": clock.read().cpu / 60, **asdict(mark)})
         return True
 
@@ -184,15 +193,19 @@ class School:
 class _Clock:
     """Adds what has passed to a log."""
 
-    def __init__(self, log: Log) -> None:
-        self._log, self._wall, self._cpu = log, time.monotonic(), time.process_time()
+    def __init__(self, log: Log, spread: Metered) -> None:
+        self._log, self._spread = log, spread
+        self._wall, self._cpu = self._now()
 
     def read(self) -> Log:
-        wall, cpu = time.monotonic(), time.process_time()
+        wall, cpu = self._now()
         self._log.wall += wall - self._wall
         self._log.cpu += cpu - self._cpu
         self._wall, self._cpu = wall, cpu
         return self._log
+
+    def _now(self) -> tuple[float, float]:
+        return time.monotonic(), time.process_time() + self._spread.seconds
 
 
 def _compare(ours: str, theirs: str, folder: Path) -> None:
