@@ -157,6 +157,7 @@ def sketch(seed: int) -> Sketch:
         most, inputs, classes = SIZES[source]
         rows = draw.log_whole(150, most)
     is_clean = draw.uniform() < (0.2 if source in {"classes", "numbers"} else 0.5)
+    batches = (16, 32, 64, 128 if rows >= 300 else 64) if family == "mlp" else (8, 16, 32)
     widest = {"mlp": 64, "cnn": 12, "gru": 24, "attention": 16}[family]
     narrowest = 4 if family == "cnn" else 8
     return Sketch(
@@ -170,7 +171,7 @@ def sketch(seed: int) -> Sketch:
         activation=draw.one_of(tuple(ACTIVATIONS)),
         gain=draw.one_of((0.25, 0.5, 1.0, 1.0, 2.0, 4.0)),
         has_norm=draw.uniform() < 0.2,
-        batch_size=draw.one_of((16, 32, 64, 128) if family == "mlp" else (8, 16, 32)),
+        batch_size=draw.one_of(batches),
     )
 
 
