@@ -31,7 +31,7 @@ def example(name: str) -> Any:
 
 def test_every_example_is_tested_here() -> None:
     """No example stands without a test, and each fits on two screens."""
-    assert ["layer_wise", "own_knob", "quickstart", "simulate"] == [path.stem for path in EXAMPLES]
+    assert ["layer_wise", "online", "own_knob", "quickstart", "simulate"] == [path.stem for path in EXAMPLES]
     assert max(len(path.read_text().splitlines()) for path in EXAMPLES) <= 90
 
 
@@ -45,6 +45,13 @@ def test_the_layers_end_at_rates_of_their_own() -> None:
     rates = example("layer_wise")()
     assert len(set(rates.values())) == 3
     assert min(rates.values()) > 1e-2
+
+
+def test_a_card_goes_on_learning_in_its_run() -> None:
+    """The loss falls below a tenth of the targets' variance, and the policy's weights are not those of its card."""
+    loss, change = example("online")()
+    assert loss < 0.35
+    assert change > 1e-3
 
 
 def test_a_knob_of_the_users_own_is_turned() -> None:

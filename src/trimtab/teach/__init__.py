@@ -1,28 +1,33 @@
-"""Teaching: how a policy learns, from whole runs, outside of them.
+"""Teaching: how a policy learns, from whole runs outside of them, or online inside one.
 
-`docs/teaching.md` tells how to teach one; ``trimtab teach FILE.toml`` does it.
+`docs/teaching.md` tells how to teach one; ``trimtab teach FILE.toml`` does it. `docs/online.md` is about the other way.
 """
 
 from __future__ import annotations
 
 from trimtab.teach.course import Course, read_course
 from trimtab.teach.distribution import Distribution, Lesson
+from trimtab.teach.estimator import Estimator, OneStep
 from trimtab.teach.evolution import Evolution, Teacher
 from trimtab.teach.examination import Examination, Mark
 from trimtab.teach.exercise import Exercise
 from trimtab.teach.genome import Genome
+from trimtab.teach.online import OnlineTeaching
 from trimtab.teach.pes import PersistentEvolution
 from trimtab.teach.school import School
 
 __all__ = [
     "Course",
     "Distribution",
+    "Estimator",
     "Evolution",
     "Examination",
     "Exercise",
     "Genome",
     "Lesson",
     "Mark",
+    "OneStep",
+    "OnlineTeaching",
     "PersistentEvolution",
     "School",
     "Teacher",
