@@ -36,10 +36,10 @@ class DiabetesMLP:
     noise_shape: tuple[int, ...] | None = None
     card: str = """\
 Diabetes: Efron, Hastie, Johnstone, Tibshirani 2004, Annals of Statistics 32(2), as scikit-learn carries it; licence
-BSD-3-Clause. 442 patients, ten measurements, one target: a measure of progression after a year. In an order drawn with seed 0 the first
-242 are for training, the next 100 for validation, the last 100 for testing; training mean and deviation normalise
-everything. The loss is the squared error of the normalised target; the metric the root mean squared error in the
-target's unit. Half of the variance is noise: a run that goes on too fast for too long ends above its best.
+BSD-3-Clause. 442 patients, ten measurements, one target: a measure of progression after a year. In an order drawn with
+seed 0 the first 242 are for training, the next 100 for validation, the last 100 for testing; training mean and
+deviation normalise everything. The loss is the squared error of the normalised target; the metric the root mean squared
+error in the target's unit. Half of the variance is noise: a run that goes on too fast for too long ends above its best.
 """
     reference: Reference = Reference(
         val_loss=0.4594,
