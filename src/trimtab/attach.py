@@ -42,6 +42,7 @@ def attach(
     schedule: LRScheduler | None = None,
     validate: Callable[[], float | Tensor | None] | None = None,
     validate_every: int | None = None,
+    validation_loss: Callable[[], Tensor] | None = None,
     model: nn.Module | None = None,
     every: int = 10,
     mode: Mode = "act",
@@ -67,6 +68,8 @@ def attach(
             back is its business. In a run over several ranks all of them give one; a rank that does not measure
             gives None there, and the loss is the mean of the others'.
         validate_every: optimizer steps between validations, a multiple of `every`; default ``5 * every``.
+        validation_loss: called without arguments to give the loss on held-out examples as a tensor to differentiate,
+            for a controller that learns from its slope; before each optimizer step that a decision follows.
         model: the network, so that the guard also protects its buffers (batch norm's statistics).
         every: optimizer steps between decisions (the first come at 1, 2, 4 and 7).
         mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures: no controller is
@@ -106,12 +109,17 @@ def attach(
     needs = chosen.needs
     if "val_loss" in needs and validate is None:
         raise SignalError(f"Controller {chosen.name!r} needs a validation loss: give `validate=`.")
+    if ("val_hypergrad" in needs) != (validation_loss is not None):
+        raise SignalError(
+            "`validation_loss=` and a controller that needs 'val_hypergrad' belong together, got one without the other "
+            f"(controller {chosen.name!r})."
+        )
     period = 5 * every if validate_every is None else validate_every
     if isinstance(period, bool) or not isinstance(period, int) or period < 1 or period % every:
         raise SignalError(f"`validate_every` must be a positive multiple of every={every}, got {period!r}.")
     watch = Guard() if guard is True else guard or None
     helm = Helm(panel, chosen, _features(optimizer, panel, members), watch, horizon=horizon)
-    gauge = Gauge(optimizer, panel, members, every=every, needs=needs)
+    gauge = Gauge(optimizer, panel, members, every=every, needs=needs, validation_loss=validation_loss)
     header = Header(panel.names, site_names(optimizer, members), chosen.name, {"horizon": horizon, "every": every})
     linkage = Linkage(panel, optimizer, members, scheduled=schedule is not None)
     try:

@@ -25,7 +25,8 @@ class Controller(Protocol):
 
     Attributes:
         name: a short name for tables and traces, e.g. ``"cosine"``.
-        needs: what it cannot do without, asked once at attach: ``"hypergrad"``, ``"val_loss"``, ``"horizon"``.
+        needs: what it cannot do without, asked once at attach: ``"hypergrad"``, ``"val_hypergrad"`` (beside it: of
+            held-out examples, not of the next batch), ``"val_loss"``, ``"horizon"``.
     """
 
     name: str

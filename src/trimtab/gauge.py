@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Gauge:
         sites: for each site the indices of its parameter groups.
         every: steps between readings.
         needs: what the controller needs; with ``"hypergrad"`` the optimizer must have a rule twin.
+        validation_loss: gives the loss on held-out examples, ``[]``, differentiable; with it a hypergradient is that
+            loss's, not the next batch's. Called before each step that is read.
         sample: the most coordinates measured of a site.
 
     Raises:
@@ -50,10 +52,11 @@ class Gauge:
         *,
         every: int,
         needs: frozenset[str] = frozenset(),
+        validation_loss: Callable[[], Tensor] | None = None,
         sample: int = SAMPLE,
     ) -> None:
         self._optimizer, self._panel, self._every = optimizer, panel, every
-        self._sites = tuple(tuple(site) for site in sites)
+        self._sites, self._validation_loss = tuple(tuple(site) for site in sites), validation_loss
         self._rule: Rule | None = rule_of(optimizer) if "hypergrad" in needs else None
         groups = optimizer.param_groups
         self._shards = shards(self._params())
@@ -233,6 +236,10 @@ class Gauge:
         """``[S, K]`` d loss / d value of the knobs that the last update used."""
         if self._tangents is None:
             return torch.zeros(len(self._sites), len(self._panel), dtype=torch.float64)
+        if self._validation_loss is not None:
+            with torch.enable_grad():
+                loss = self._validation_loss()
+            grads = list(torch.autograd.grad(loss, self._params(), allow_unused=True, materialize_grads=True))
         products = [
             (t * g).to(torch.float64).flatten(1).sum(1) for t, g in zip(self._tangents, grads, strict=True)
         ]  # [K] a parameter

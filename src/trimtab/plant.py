@@ -29,6 +29,8 @@ from trimtab.rules import Rule, Slots, Values, tangents
 from trimtab.signals import is_reading
 from trimtab.task import Batch, Split, Task
 
+HELD_OUT = 512  # validation examples at most that a hypergradient is measured on
+
 
 @dataclass(frozen=True)
 class Copies:
@@ -71,7 +73,8 @@ class Plant:
         panel: the knobs; hyperparameters without a knob keep the rule's defaults.
         sites: for each site its parameters' names; None: one site of all. See :func:`trimtab.sites.sites_of`.
         every: steps between readings.
-        needs: what the controller needs; ``"hypergrad"`` makes readings carry it.
+        needs: what the controller needs; ``"hypergrad"`` makes readings carry it, ``"val_hypergrad"`` beside it makes
+            it that of the first half of the validation split (512 examples at most), the network in evaluation mode.
         fast: compile the step.
         device: where members live.
         dtype: of parameters and data.
@@ -98,7 +101,7 @@ class Plant:
     ) -> None:
         self.task, self.rule, self.panel, self.every = task, rule, panel, every
         self.device, self.dtype, self._fast = torch.device(device), dtype, fast
-        self._needs_hypergrad = "hypergrad" in needs
+        self._needs_hypergrad, self._needs_val = "hypergrad" in needs, "val_hypergrad" in needs
         self.module = task.build(0).to(self.device, dtype)
         unknown = [name for name in panel.names if name not in rule.defaults]
         if unknown:
@@ -157,7 +160,7 @@ class Plant:
         after = Copies(weights, slots, buffers)
         reading = None
         if is_reading(number, self.every):
-            look, reading = self._read(copies, grad, look)
+            look, reading = self._read(replace(copies, buffers=buffers), grad, look)
         if is_reading(number + 1, self.every):
             look = self._look(copies, grad, parts, look)
         return after, losses, look, reading
@@ -219,8 +222,17 @@ class Plant:
         values: list[Values],
         batch: Batch,
     ) -> tuple[Tensor, tuple[Slots, ...], dict[str, Tensor], Tensor, Tensor]:
-        leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}
         buffers = {name: b.clone() for name, b in buffers.items()}
+        losses, grad = self._differentiate(weights, buffers, batch, _axes(batch))
+        with torch.no_grad():
+            new, slots = self._update(weights, slots, grad, values)
+        return new, slots, buffers, losses, grad
+
+    def _differentiate(
+        self, weights: Tensor, buffers: dict[str, Tensor], batch: Batch, axes: Batch | None
+    ) -> tuple[Tensor, Tensor]:
+        """Give ``[B]`` losses and their ``[B, n]`` gradient; axes None: all members see the same examples."""
+        leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}
 
         def one(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
             def model(*args: Any) -> Tensor:
@@ -230,12 +242,17 @@ class Plant:
             return self.task.loss(model, batch)
 
         with torch.enable_grad():
-            losses = vmap(one, in_dims=(0, 0, _axes(batch)))(leaves, buffers, batch)
+            losses = vmap(one, in_dims=(0, 0, axes))(leaves, buffers, batch)
             grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        grad = torch.cat([g.flatten(1) for g in grads], 1)
-        with torch.no_grad():
-            new, slots = self._update(weights, slots, grad, values)
-        return new, slots, buffers, losses.detach(), grad
+        return losses.detach(), torch.cat([g.flatten(1) for g in grads], 1)
+
+    def _held_out_grad(self, copies: Copies) -> Tensor:
+        """``[B, n]`` gradient of the loss on held-out examples."""
+        x, y = (part[: min(len(part) // 2, HELD_OUT)] for part in self.split("val"))
+        self.module.eval()
+        grad = self._differentiate(copies.weights, copies.buffers, Batch(x, y), None)[1]
+        self.module.train()
+        return grad
 
     def _look(self, copies: Copies, grad: Tensor, values: list[Values], look: Look | None) -> Look:
         weight = self._sample(copies.weights)
@@ -252,13 +269,12 @@ class Plant:
             look = Look(weight, torch.zeros_like(sampled), weight)
         measured = self._probe.measure(weight, sampled, look.weight, look.grad, look.first)
         reading = dict(zip(STATISTICS, measured.unbind(1), strict=True))
-        if self._needs_hypergrad:
+        if look.tangents is not None:
+            slopes = (look.tangents * (self._held_out_grad(copies) if self._needs_val else grad)).to(torch.float64)
+            reading["hypergrad"] = self._layout.per_site_sums(slopes).permute(1, 2, 0)
+        elif self._needs_hypergrad:
             shape = (len(grad), len(self.sites), len(self.panel))
-            reading["hypergrad"] = (
-                torch.zeros(shape, dtype=torch.float64, device=self.device)
-                if look.tangents is None
-                else self._layout.per_site_sums((look.tangents * grad).to(torch.float64)).permute(1, 2, 0)
-            )
+            reading["hypergrad"] = torch.zeros(shape, dtype=torch.float64, device=self.device)
         return look, reading
 
     def _sample(self, flat: Tensor) -> Tensor:

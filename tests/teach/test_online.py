@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from trimtab.rollout import Rollout, Voyage, rollout
 from trimtab.rules import SGD
 from trimtab.stream import Stream
 from trimtab.task import Batch
+from trimtab.tasks import task_named
 from trimtab.tasks.seeded import build_seeded
+from trimtab.teach.estimator import OneStep, OneStepValidation
 from trimtab.teach.online import OnlineTeaching
 
 F64 = torch.float64
@@ -63,27 +66,36 @@ def taught(panel: Panel = LR, kind: Any = "mlp") -> Policy:
     return policy
 
 
-def simulate(controller: Any, rates: list[float], seeds: list[int], *, steps: int = 40, every: int = 5) -> Rollout:
+def simulate(controller: Any, rates: list[float], seeds: list[int], *, steps: int = 40, task: Any = WAVES) -> Rollout:
     """Run members in the plant, float64, under a guard."""
-    plant = Plant(WAVES, SGD(momentum=0.9), LR, every=every, needs=controller.needs, dtype=F64)
+    plant = Plant(task, SGD(momentum=0.9), LR, every=5, needs=controller.needs, dtype=F64)
     values = torch.tensor(rates, dtype=F64)[:, None, None]
     return rollout(plant, controller, values, seeds=seeds, steps=steps, horizon=40, guard=Guard())
 
 
 def fly(
-    controller: Any, rate: float, seed: int, *, steps: int = 40, at: int | None = None, path: Path | None = None
+    controller: Any,
+    rate: float,
+    seed: int,
+    *,
+    steps: int = 40,
+    at: int | None = None,
+    path: Path | None = None,
+    task: Any = WAVES,
 ) -> Pilot:
     """Run one member live; with `at`, save there, and go on with a new model, optimizer and pilot."""
-    stream = Stream(WAVES, [seed], dtype=F64)
+    stream = Stream(task, [seed], dtype=F64)
 
     def boarded() -> tuple[nn.Module, torch.optim.Optimizer, Pilot]:
-        model = WAVES.build(seed).to(F64)
+        model = task.build(seed).to(F64)
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
-        return model, optimizer, attach(optimizer, controller, horizon=steps, model=model, every=5)
+        measure = held_out(task, model) if "val_hypergrad" in controller.needs else None
+        pilot = attach(optimizer, controller, horizon=40, model=model, every=5, validation_loss=measure)
+        return model, optimizer, pilot
 
     model, optimizer, pilot = boarded()
     for step in range(1, steps + 1):
-        loss = WAVES.loss(model, Batch(*(None if part is None else part[0] for part in stream.next())))
+        loss = task.loss(model, Batch(*(None if part is None else part[0] for part in stream.next())))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -95,6 +107,20 @@ def fly(
             model.load_state_dict(beside["model"])
             optimizer.load_state_dict(beside["optimizer"])
     return pilot
+
+
+def held_out(task: Any, model: nn.Module) -> Callable[[], Tensor]:
+    """Give what measures the loss on the first half of the validation split, the model in evaluation mode."""
+    x, y = task.data("val")
+    batch = Batch(x[: len(x) // 2].to(F64), y[: len(y) // 2].to(F64) if y.is_floating_point() else y[: len(y) // 2])
+
+    def measure() -> Tensor:
+        model.eval()
+        loss: Tensor = task.loss(model, batch)
+        model.train()
+        return loss
+
+    return measure
 
 
 def learned(pilot: Pilot) -> dict[str, Tensor]:
@@ -186,14 +212,43 @@ def test_members_learn_as_single_runs(kind: str) -> None:
     assert not torch.allclose(together[0], together[1], rtol=1e-3)
 
 
-def test_a_live_run_learns_what_the_simulated_one_learns() -> None:
-    """Weights after 40 steps agree on both ends, to 1e-10, and have moved."""
-    teaching = OnlineTeaching(taught(), lr=0.02, anchor=1.0)
-    simulated = simulate(teaching, [1e-4, 0.01], [3, 4]).state["mind"]
-    live = learned(fly(teaching, 0.01, 4))
+@pytest.mark.parametrize("estimator", [OneStep(), OneStepValidation()], ids=lambda estimator: estimator.name)
+@pytest.mark.parametrize("task", [WAVES, task_named("digits-cnn-v1")], ids=lambda task: task.name)
+def test_a_live_run_learns_what_the_simulated_one_learns(task: Any, estimator: Any) -> None:
+    """Weights after 20 steps agree on both ends, to 1e-9, and have moved; with batch norm and held-out examples too."""
+    teaching = OnlineTeaching(taught(), estimator, lr=0.02, anchor=1.0)
+    simulated = simulate(teaching, [1e-4, 0.01], [3, 4], steps=20, task=task).state["mind"]
+    live = learned(fly(teaching, 0.01, 4, steps=20, task=task))
     for name, weight in live.items():
-        torch.testing.assert_close(weight[0], simulated["weights"][name][1], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(weight[0], simulated["weights"][name][1], rtol=1e-9, atol=1e-9)
         assert not torch.allclose(weight[0], dict(teaching.policy.named_parameters())[name].double(), atol=1e-3)
+
+
+def test_a_held_out_slope_is_that_of_held_out_examples() -> None:
+    """The plant's slope is the central difference of the validation half's loss by the last update's rate, to 1e-7."""
+    width, losses = 1e-6, []
+    plant = Plant(WAVES, SGD(), LR, every=5, needs=frozenset({"hypergrad", "val_hypergrad"}), dtype=F64)
+    x, y = (part[:32] for part in plant.split("val"))
+    for rate in (0.05 - width, 0.05 + width, 0.05):
+        stream, copies, look = Stream(WAVES, [0], dtype=F64), plant.start([0]), None
+        for number in range(1, 5):
+            reading = None
+            if number == 4:
+                losses.append(float(plant.evaluate(copies, (x, y))[0]))
+            value = torch.full((1, 1, 1), rate if number == 3 else 0.05, dtype=F64)
+            copies, _, look, reading = plant.step(copies, value, stream.next(), number, look)
+    assert reading is not None
+    assert float(reading["hypergrad"]) == pytest.approx((losses[1] - losses[0]) / (2 * width), rel=1e-7)
+
+
+def test_held_out_examples_and_who_needs_them_belong_together() -> None:
+    """A validation loss without a controller that learns from it is refused, as is such a controller without one."""
+    model = WAVES.build(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(SignalError, match="belong together"):
+        attach(optimizer, OnlineTeaching(taught(), OneStepValidation()))
+    with pytest.raises(SignalError, match="belong together"):
+        attach(optimizer, "constant", validation_loss=held_out(WAVES, model))
 
 
 def test_a_resumed_run_learns_on_to_the_bit(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from trimtab.teach.course import Course, read_course
 from trimtab.teach.distribution import Distribution, Lesson
-from trimtab.teach.estimator import Estimator, OneStep
+from trimtab.teach.estimator import Estimator, OneStep, OneStepValidation
 from trimtab.teach.evolution import Evolution, Teacher
 from trimtab.teach.examination import Examination, Mark
 from trimtab.teach.exercise import Exercise
@@ -27,6 +27,7 @@ __all__ = [
     "Lesson",
     "Mark",
     "OneStep",
+    "OneStepValidation",
     "OnlineTeaching",
     "PersistentEvolution",
     "School",

@@ -46,10 +46,9 @@ class OneStep:
     """One step of hindsight: the slope of the next batch's loss by the knobs of the update before it.
 
     That batch is one the weights have not been fitted to by this update: in the first epoch its loss is an unbiased
-    sample of the population's. The slope through a single step is Baydin et al. 2018's (arXiv:1703.04782); with the
-    loss of held-out examples in place of the next batch's, Luketina et al. 2016's (arXiv:1511.06727). It is
+    sample of the population's. The slope through a single step is Baydin et al. 2018's (arXiv:1703.04782). It is
     short-sighted: it favours learning rates that lower the loss at once (Wu et al. 2018, arXiv:1803.02021).
-    Differs from the sources: any knob of any optimizer that has a rule.
+    Differs from the source: any knob of any optimizer that has a rule.
 
     Example:
         >>> OneStep().needs
@@ -60,17 +59,32 @@ class OneStep:
     needs = frozenset({"hypergrad"})
 
     def slope(self, seen: Observation) -> Tensor:
-        """Give the reading's hypergradient; see :class:`Estimator`.
+        """Give the reading's hypergradient; see :class:`Estimator`."""
+        return _measured(seen)
 
-        Args:
-            seen: what there is to know.
 
-        Returns:
-            ``[B, S, K]``.
+@dataclass(frozen=True)
+class OneStepValidation:
+    """One step of hindsight on held-out examples: the slope of their loss, at the same weights.
 
-        Raises:
-            SignalError: the reading has none.
-        """
-        if seen.signals.hypergrad is None:
-            raise SignalError("Online teaching needs `hypergrad` in the signals: make the plant with its `needs`.")
-        return seen.signals.hypergrad
+    Live they are what ``attach(..., validation_loss=)`` gives, in the plant the first half of the validation split, 512
+    at most. T1 - T2 of Luketina et al. 2016, arXiv:1511.06727, as short-sighted as :class:`OneStep`.
+    Differs from the source: any knob of any optimizer that has a rule; acts at readings.
+
+    Example:
+        >>> sorted(OneStepValidation().needs)
+        ['hypergrad', 'val_hypergrad']
+    """
+
+    name = "one-step-validation"
+    needs = frozenset({"hypergrad", "val_hypergrad"})
+
+    def slope(self, seen: Observation) -> Tensor:
+        """Give the reading's hypergradient; see :class:`Estimator`."""
+        return _measured(seen)
+
+
+def _measured(seen: Observation) -> Tensor:
+    if seen.signals.hypergrad is None:
+        raise SignalError("Online teaching needs `hypergrad` in the signals: make the plant with its `needs`.")
+    return seen.signals.hypergrad
