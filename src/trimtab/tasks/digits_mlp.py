@@ -25,9 +25,10 @@ class DigitsMLP:
     Args:
         dropout: chance in [0, 1) that a hidden unit is dropped, by ``Batch.noise``. Other than 0 it is another task
             with another name; `reference` still tells of the one without.
+        width: hidden units; other than 32 likewise.
 
     Raises:
-        TaskError: `dropout` is not in [0, 1).
+        TaskError: `dropout` is not in [0, 1), or `width` is below 1.
 
     Example:
         >>> task = DigitsMLP()
@@ -51,17 +52,19 @@ class DigitsMLP:
         "0.316 by 3 seeds. Means of 10 other seeds (validation loss ± 0.01). Target: 1.10 × the validation loss.",
     )
 
-    def __init__(self, dropout: float = 0.0) -> None:
-        if not 0 <= dropout < 1:
-            raise TaskError(f"`0 <= dropout < 1` must hold, got dropout={dropout}.")
-        self._dropout = dropout
+    def __init__(self, dropout: float = 0.0, width: int = HIDDEN) -> None:
+        if not (0 <= dropout < 1 and width >= 1):
+            raise TaskError(f"`0 <= dropout < 1` and `width >= 1` must hold, got dropout={dropout}, width={width}.")
+        self._dropout, self._width = dropout, width
+        if width != HIDDEN:
+            self.name = f"digits-mlp-width{width}-v1"
         if dropout:
-            self.name = f"digits-mlp-dropout{dropout:g}-v1"
-            self.noise_shape = (HIDDEN,)
+            self.name = self.name.replace("-v1", f"-dropout{dropout:g}-v1")
+            self.noise_shape = (width,)
 
     def build(self, seed: int) -> nn.Module:
         """Make the network, float32 on the CPU."""
-        return build_seeded(lambda: _Network(self._dropout), seed)
+        return build_seeded(lambda: _Network(self._dropout, self._width), seed)
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
         """Give pixels ``[N, 64]`` float32 and classes ``[N]`` int64."""
@@ -77,12 +80,12 @@ class DigitsMLP:
 
 
 class _Network(nn.Module):
-    """Pixels ``[n, 64]`` and, in training with dropout, noise ``[n, 32]`` to logits ``[n, 10]``."""
+    """Pixels ``[n, 64]`` and, in training with dropout, noise ``[n, width]`` to logits ``[n, 10]``."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float, width: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(64, HIDDEN)
-        self.output = nn.Linear(HIDDEN, 10)
+        self.hidden = nn.Linear(64, width)
+        self.output = nn.Linear(width, 10)
         self.dropout = dropout
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
