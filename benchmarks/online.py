@@ -124,7 +124,7 @@ def examined(controller: Controller, lesson: Lesson, grids: Grids) -> Tensor:
 
 def chosen(path: Path) -> dict[str, tuple[str, Estimator, dict[str, Any]]]:
     """Give each arm taught online: its start, estimator, and the setting with the lowest geometric mean of regrets."""
-    found = {}
+    found: dict[str, tuple[str, Estimator, dict[str, Any]]] = {}
     for start, estimator in itertools.product(("card", "nothing"), ESTIMATORS.values()):
         tried = [row for row in known(path) if row["start"] == start and row["lr"] > 0]
         tried = [row for row in tried if row.get("estimator", "one-step") == estimator.name]
