@@ -9,7 +9,8 @@ Two commands; rows go to ``results/online.jsonl``::
 learning rates and 2 seeds each, and writes the geometric mean of regrets over lessons and rates, a row a setting; a
 setting with a row is not tried again. `measure` takes, for each start and estimator, the setting with the lowest one,
 and runs the shipped tasks, which neither the card nor the choice has seen: policies frozen and taught online, from a
-card and from nothing (an untaught policy frozen is its prior schedule), from 7 initial learning rates over six decades
+card and from nothing (an untaught policy frozen is its prior schedule), and, without any policy, a knob that descends
+the one-step slope itself, from 7 initial learning rates over six decades
 with 5 seeds. Regret is the mean final loss over that of the best of 52 static runs (constant, cosine, WSD, OneCycle,
 each from 13 rates of the same six decades, the same seeds, no guard), on the second half of the validation split; only
 held-out slopes see the first. The row `hindsight` says how short-sighted the one-step slope is: along constant
@@ -35,7 +36,7 @@ from rows import append, facts
 from torch import Tensor
 
 from trimtab.controller import Controller
-from trimtab.controllers import CATALOGUE, Constant, Policy
+from trimtab.controllers import CATALOGUE, Constant, KnobDescent, Policy
 from trimtab.guard import Guard
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
@@ -147,6 +148,7 @@ def measured(
     yield {"kind": "static", **base, "schedule": where, "lr": rate, "loss": best}
     starts = {"card": card, "nothing": Policy.for_panel(LR)}
     arms: dict[str, tuple[Controller, dict[str, Any]]] = {f"{name}, frozen": (p, {}) for name, p in starts.items()}
+    arms["slope alone"] = (KnobDescent(), {})
     arms |= {arm: (OnlineTeaching(starts[name], e, **s), s) for arm, (name, e, s) in settings.items()}
     for arm, (controller, setting) in arms.items():
         begin = time.perf_counter()
@@ -201,8 +203,10 @@ def hindsight(task: Task, rates: Tensor) -> dict[str, Any]:
 
     done = run(task, Watched(), rates)
     slopes = torch.stack([d.seen.signals.hypergrad[:, 0, 0] for d in done.decisions[2:]])  # type: ignore[index]
-    shares = [(part > 0).double().mean(0).reshape(-1, len(SEEDS)).mean(1) for part in slopes.chunk(4)]
-    return {"rates": rates.tolist(), "share_asking_for_less_by_quarter": torch.stack(shares, 1).tolist()}
+    told = torch.where(slopes.isfinite(), (slopes > 0).double(), torch.nan)  # a run that diverged says nothing
+    shares = [part.reshape(len(part), -1, len(SEEDS)).nanmean((0, 2)).tolist() for part in told.chunk(4)]
+    by_rate = [[None if math.isnan(x) else x for x in row] for row in zip(*shares, strict=True)]
+    return {"rates": rates.tolist(), "share_asking_for_less_by_quarter": by_rate}
 
 
 def _card(path: Path | None) -> Policy:
