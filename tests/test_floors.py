@@ -23,6 +23,7 @@ FLOORS = (
     "pilot",
     "attach env teach search contracts fit",
     "bench",
+    "cli_bench",
     "cli",
     "__init__",
 )

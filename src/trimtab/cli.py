@@ -1,4 +1,4 @@
-"""The command line: ``trimtab race | report | tasks | controllers | cards | teach``; no logic of its own.
+"""The command line: ``trimtab race | bench | report | tasks | controllers | cards | teach``; no logic of its own.
 
 Everything heavier than torch is imported inside the commands.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from trimtab.cli_bench import bench
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+app.add_typer(bench, name="bench")
 
 
 class UsageError(Exception):

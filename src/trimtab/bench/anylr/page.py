@@ -1,0 +1,159 @@
+"""Page: an any-lr bench as one HTML file that needs no other, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimtab.bench.anylr.bout import Row, heats_of
+from trimtab.bench.anylr.field import PATHS, REPLAY, STATIC
+from trimtab.bench.anylr.scores import Standing, bars, finals, standings
+from trimtab.bench.pictures import style
+from trimtab.bench.rows import plain
+from trimtab.charts import PALETTE, Line, Panel, grid
+from trimtab.controllers.cards import shipped
+from trimtab.templates import render, save_page
+
+LOWEST, TALLEST = 0.4, 30.0  # regrets beyond are drawn at the edge
+HEADS = (
+    ("contender", "who; +val: the controller sees half of the validation split; +replay: the open-loop replay of its "
+     "own mean course; +paths: of its mean course from each learning rate"),
+    ("IQM", "interquartile mean of the regrets of all runs: final loss over the best tuned schedule's"),
+    ("95 %", "its stratified bootstrap interval"),
+    ("median", "median regret over learning rates"),
+    ("90 %", "90th percentile over learning rates"),
+    ("worst", "the largest regret of a learning rate"),
+    ("diverged", "runs that ended a tenth above their first loss, or nowhere"),
+    ("reached", "share of learning rates from which 1.10 × the tuned cosine's loss was reached"),
+    ("steps", "steps to that target over the tuned cosine's, median over learning rates"),
+)  # fmt: skip
+
+
+def score(rows: Sequence[Row]) -> list[Standing]:
+    """Score a bout's rows, with the same draws for the intervals every time."""
+    return standings(rows, torch.Generator().manual_seed(0))
+
+
+def cells(standing: Standing) -> list[str]:
+    """Give a standing as a table's cells, in the order of :data:`HEADS`."""
+    low, high = standing.interval
+    return [
+        standing.task or standing.contender,
+        _number(standing.iqm),
+        f"{_number(low)} – {_number(high)}",
+        _number(standing.regret_median),
+        _number(standing.regret_ninety),
+        _number(standing.regret_worst),
+        f"{standing.diverged} of {standing.runs}",
+        f"{standing.reached:.0%}",
+        "never" if math.isinf(standing.steps_ratio) else f"{standing.steps_ratio:.2f}",
+    ]
+
+
+def write_page(rows: Sequence[Row], path: Path, title: str) -> Path:
+    """Write the page.
+
+    Args:
+        rows: of a bout.
+        path: where to; replaced as a whole or not at all.
+        title: of the page.
+
+    Returns:
+        The path.
+
+    Raises:
+        TraceError: it cannot be written.
+        ImportError: matplotlib or jinja2 is not installed.
+    """
+    from markupsafe import Markup
+
+    found, level = score(rows), bars(rows)
+    tasks = {task: [s for s in found if s.task == task] for task in level}
+    fields: dict[str, Any] = {
+        "title": title,
+        "heads": [{"title": name, "meaning": meaning} for name, meaning in HEADS],
+        "table": [cells(standing) for standing in found if not standing.task],
+        "tasks": [
+            {
+                "name": task,
+                "bar": f"Best tuned schedule: {bar.winner}, {bar.best:.4g}. Target: {bar.target:.4g}.",
+                "table": [[s.contender, *cells(s)[1:]] for s in sorted(tasks[task], key=lambda s: s.iqm)],
+            }
+            for task, bar in level.items()
+        ],
+        "sensitivity": Markup(sensitivity(rows)),
+        "schedules": Markup(schedules(rows)),
+        "commits": sorted({row["commit"] for row in rows}),
+        "machines": sorted({row["machine"] for row in rows}),
+        "commands": sorted({row["command"] for row in rows}),
+        "hours": f"{sum(row['core_seconds'] for row in rows) / 3600:.1f}",
+    }
+    return save_page(path, render("anylr.html", fields))
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """Give the standings as JSON; what is not finite is null."""
+    level = {task: dataclasses.asdict(bar) for task, bar in bars(rows).items()}
+    fields = {"bars": level, "standings": [dataclasses.asdict(standing) for standing in score(rows)]}
+    return json.dumps(plain(fields), indent=2)
+
+
+def sensitivity(rows: Sequence[Row]) -> str:
+    """Draw regret against the initial learning rate, a panel a task; what has no learning rate is a level line."""
+    level, drawn = bars(rows), []
+    for task, bar in level.items():
+        lines = []
+        for where, name, mine in heats_of(rows):
+            if where != task or name.endswith((REPLAY, PATHS)):
+                continue
+            lrs = [row["lr"] for row in mine]
+            means = [min(float(finals(row).mean()) / bar.best, TALLEST) for row in mine]
+            look = {**_look(name), "marker": ""}
+            if lrs == [None]:
+                lrs, means = list(_span(rows)), means * 2
+            lines.append(Line(lrs, means, name, **look))
+        drawn.append(
+            Panel(task, "initial learning rate", "regret", lines, is_log_x=True, is_log_y=True, guide=(1.0, ""),
+                  y_range=(LOWEST, TALLEST))
+        )  # fmt: skip
+    return grid(drawn, columns=2, title="Regret against the initial learning rate", height=3.0)
+
+
+def schedules(rows: Sequence[Row]) -> str:
+    """Draw the learning rates that the shipped card used, a panel a task; "" where it took no part."""
+    from trimtab.charts import shades
+
+    drawn = []
+    for task, name, mine in heats_of(rows):
+        if name not in shipped():
+            continue
+        lines = [
+            Line(list(range(0, 101, 5)), row["schedule"], f"from {row['lr']:.0e}", color=color, marker="")
+            for row, color in zip(mine, shades(len(mine)), strict=True)
+        ]
+        drawn.append(Panel(f"{name}, {task}", "% of the run", "learning rate", lines, is_log_y=True))
+    return grid(drawn, columns=2, title="Learning rates that the cards used", height=2.6) if drawn else ""
+
+
+def _look(name: str) -> dict[str, Any]:
+    if name in STATIC or "+" in name:
+        return style(name)
+    if name in shipped():
+        return {"color": "#332288", "dash": "-", "width": 2.4}
+    look = style(name)
+    return look if look["color"] not in PALETTE else {**look, "dash": "-."}
+
+
+def _span(rows: Sequence[Row]) -> tuple[float, float]:
+    lrs = [row["lr"] for row in rows if row["lr"] is not None]
+    return min(lrs), max(lrs)
+
+
+def _number(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.3f}" if value < 10 else f"{value:.1f}"

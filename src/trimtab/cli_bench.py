@@ -1,0 +1,48 @@
+"""The sub-command ``trimtab bench``; no logic of its own, and everything heavier than torch is imported inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench = typer.Typer(help="Benches that answer one question each.", no_args_is_help=True)
+
+
+@bench.callback()
+def _group() -> None:
+    pass
+
+
+@bench.command("any-lr")
+def any_lr(
+    context: typer.Context,
+    suite: Annotated[str, typer.Option(help="any-lr-v1 or generalize-v1.")] = "any-lr-v1",
+    tasks: Annotated[str, typer.Option(help="Some of the suite's tasks, with commas between; by default all.")] = "",
+    card: Annotated[
+        list[Path] | None, typer.Option(help="A card that `trimtab teach` wrote takes part as well; repeat it.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs from each learning rate; at most the suite's own.")] = 10,
+    jobs: Annotated[int, typer.Option(min=1, help="Heats at the same time, one thread each.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="The folder; by default runs/SUITE.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look: one task, 3 learning rates, 2 seeds, a fifth of the steps.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Ask who trains well from a learning rate that nobody tuned: cards, rules, peers, tuned schedules."""
+    from trimtab.bench.anylr.command import run
+
+    told = run(
+        suite,
+        tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        tuple(card or ()),
+        out or Path("runs") / suite,
+        seeds=seeds,
+        jobs=jobs,
+        is_quick=quick,
+        is_json=json,
+        words=context.obj,
+    )
+    typer.echo(told)
