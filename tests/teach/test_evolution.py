@@ -12,6 +12,10 @@ from torch import Tensor
 from trimtab.controllers import Policy
 from trimtab.errors import StateError, TaskError
 from trimtab.knobs import Panel
+from trimtab.plant import Plant
+from trimtab.rollout import rollout
+from trimtab.rules import AdamW
+from trimtab.tasks.quadratic import Quadratic
 from trimtab.teach import Distribution, Evolution, Genome
 from trimtab.teach.ascent import Ascent, directions, falling, gradient, scaled
 from trimtab.teach.draw import Draw
@@ -178,3 +182,26 @@ def test_a_genome_is_the_policys_taught_weights() -> None:
         Genome(spec, ("rang_*",))
     with pytest.raises(TaskError, match="at least one feature"):
         Genome(spec, ("trend_*", "!trend_*"))
+
+
+def test_a_teaching_starts_from_a_policy_of_fewer_knobs() -> None:
+    """Started from a policy of lr alone, one of three knobs drives the same run and leaves the others be."""
+    one, three = Panel.of(["lr"]), Panel.of(["lr", "beta1", "weight_decay"])
+    old, rng = Policy.for_panel(one, 4), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in old.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=rng))
+    genome = Genome(Policy.for_panel(three, 4).spec)
+    new = genome.policy(genome.started(old))
+    runs = []
+    for panel, policy, start in ((one, old, [0.01]), (three, new, [0.01, 0.9, 0.01])):
+        values = torch.tensor([[start]], dtype=F64)
+        with torch.no_grad():
+            runs.append(rollout(Plant(Quadratic(), AdamW(), panel), policy, values, seeds=(0,), steps=40))
+    torch.testing.assert_close(runs[0].values[..., 0], runs[1].values[..., 0])
+    torch.testing.assert_close(runs[1].values[..., 1:], torch.tensor([0.9, 0.01], dtype=F64).expand(40, 1, 1, 2))
+    assert float(runs[0].values.std()) > 0
+    with pytest.raises(TaskError, match="4 hidden units, got mlp with 5"):
+        genome.started(Policy.for_panel(one, 5))
+    with pytest.raises(TaskError, match="leaves out"):
+        Genome(Policy.for_panel(three, 4).spec, ("trend_*",)).started(old)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
+from trimtab.controllers.cards import card
 from trimtab.controllers.policy import Policy
 from trimtab.controllers.spec import Kind
 from trimtab.errors import TaskError
@@ -34,6 +37,7 @@ DEFAULTS: dict[str, Table] = {
         "reach": 1.0,
         "leap": 3.0,
         "sites": "run",
+        "start": "",
         "features": ["*", "!mean_*", "!rank_*"],
     },
     "teacher": {
@@ -49,7 +53,8 @@ DEFAULTS: dict[str, Table] = {
     "examination": {"every": 50, "lessons": 16},
     "budget": {"minutes": 0.0},
 }
-"""Every key there is, with its value where the file does not give it; `minutes` 0: no bound."""
+"""Every key there is, with its value where the file does not give it; `minutes` 0: no bound; `start`: a shipped card or
+a file of weights to teach on from, "" to begin untaught."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Course:
         """Build everything once, so that what does not hold is told at once."""
         self.teacher(None)
         self.distribution()
+        self.beginning()
         laws = {
             "`[distribution] name` must be 'teach-v1'": self.tables["distribution"]["name"] == Distribution.name,
             "`[policy] sites` must be 'run', 'layer' or 'block'": self.by in {"run", "layer", "block"},
@@ -113,6 +119,20 @@ class Course:
             leap=table["leap"],
         )
         return Genome(policy.spec, tuple(table["features"]))
+
+    def beginning(self) -> Tensor:
+        """Give the vector that the teaching begins with, ``[P]``.
+
+        Returns:
+            An untaught policy's, or that of the one named by `start`.
+
+        Raises:
+            TaskError: there is no such card or file, or it is of another form.
+        """
+        start = self.tables["policy"]["start"]
+        if not start:
+            return self.genome().untaught()
+        return self.genome().started(Policy.load(start) if Path(start).is_file() else card(start))
 
     def distribution(self) -> Distribution:
         """Give the lessons."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trimtab.controllers.policy import Policy
-from trimtab.controllers.spec import Spec
+from trimtab.controllers.spec import Spec, roles
 from trimtab.errors import TaskError
 
 
@@ -64,6 +64,44 @@ class Genome:
         flat = torch.cat([weight.detach().reshape(-1) for _, weight in Policy(self.spec).named_parameters()])
         return flat.double()[self._mask]
 
+    def started(self, policy: Policy) -> Tensor:
+        """Give the vector that plays as another policy does, to teach on from there.
+
+        Weights of features and knobs that the other has not are 0: a new knob is left alone at first.
+
+        Args:
+            policy: of the same kind and as many hidden units.
+
+        Returns:
+            ``[P]`` float64.
+
+        Raises:
+            TaskError: it is of another kind or size, or reads something that this one does not.
+        """
+        theirs, ours = policy.spec, self.spec
+        if (theirs["kind"], theirs["hidden"]) != (ours["kind"], ours["hidden"]):
+            raise TaskError(
+                f"A teaching can start from a policy of its own kind and size, {ours['kind']} with {ours['hidden']} "
+                f"hidden units, got {theirs['kind']} with {theirs['hidden']}."
+            )
+        made = Policy(ours)
+        rows = _places(theirs["knobs"], ours["knobs"])
+        columns = _places(theirs["features"], ours["features"])
+        with torch.no_grad():
+            for name, weight in made.named_parameters():
+                old = policy.get_parameter(name).detach()
+                weight.zero_()
+                if name.startswith("out"):
+                    weight[list(rows.values())] = old[list(rows)]
+                elif name in {"hidden_weight", "input_weight"}:
+                    weight[:, list(columns.values())] = old[:, list(columns)]
+                else:
+                    weight.copy_(old)
+            flat = torch.cat([weight.detach().reshape(-1) for _, weight in made.named_parameters()]).double()
+        if bool(flat[~self._mask].any()):
+            raise TaskError("The policy to start from reads features that this teaching leaves out.")
+        return flat[self._mask]
+
     def weights(self, rows: Tensor) -> Mapping[str, Tensor]:
         """Give weights by name, each with leading ``B``, float64.
 
@@ -103,3 +141,9 @@ class Genome:
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _places(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """Give where each name that both have stands, by where it stood; ``beta1`` is ``momentum``."""
+    here = {name: place for place, name in enumerate(roles(new))}
+    return {place: here[name] for place, name in enumerate(roles(old)) if name in here}

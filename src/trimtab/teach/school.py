@@ -176,7 +176,7 @@ class School:
         """Give the state of the checkpoint, or that of a beginning."""
         path = self.folder / "state.pt"
         if not path.is_file():
-            return self.teacher.start(self.course.genome().untaught())
+            return self.teacher.start(self.course.beginning())
         try:
             tree = torch.load(path, weights_only=True)
             is_ours = tree["format"] == FORMAT
