@@ -106,7 +106,8 @@ def run_heat(heat: Heat, entry: Entry) -> list[dict[str, Any]]:
         sees_val=heat.contender.endswith(VAL),
     )
     rows = _rows(heat, entry, heat.contender, done, heat.lrs)
-    if not isinstance(controller, Policy) or controller.spec["knobs"] != ["lr"] or name == LAYERS:
+    is_global = isinstance(controller, Policy) and controller.spec["knobs"] == ["lr"] and name != LAYERS
+    if not is_global or heat.contender.endswith(VAL):
         return rows
     mean = done.values.log().mean(1, keepdim=True).exp()
     rows += _rows(heat, entry, heat.contender + REPLAY, replay(entry, mean, heat.seeds), (None,))
