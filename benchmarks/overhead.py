@@ -1,7 +1,7 @@
 """What `attach` costs a live run, in time and memory, beside the same run without it.
 
-Two copies of the same model, optimizer and data train in one process, one with a pilot (cosine controller, guard with
-snapshots, ``every=10``), in turns of ten steps, so that each turn holds one decision. Reported per configuration:
+Two copies of the same model, optimizer and data train in one process, one with a pilot (cosine or `--controller`,
+guard with snapshots, ``every=10``), in turns of ten steps, so that each turn holds one decision. Reported:
 
 - ``median_ratio``: median step time with the pilot ÷ without; ``mean_ratio``: the same of mean step times of a turn,
   median over pairs of turns (the mean holds decisions and snapshots; the median step has neither);
@@ -31,6 +31,7 @@ import trimtab
 from trimtab.pilot import Pilot
 
 TURN = 10
+CHOSEN = {"controller": "cosine"}
 Step = Callable[[], Tensor]
 
 
@@ -40,8 +41,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["mlp", "transformer", "cnn", "growth"])
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--controller", default="cosine", help="a name that `attach` takes")
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
+    CHOSEN["controller"] = args.controller
     torch.set_num_threads(1)
     for name in args.models:
         rows = (
@@ -52,7 +55,7 @@ def main() -> None:
         for row in rows:
             print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
             if args.results is not None:
-                append(args.results, facts() | {"benchmark": "overhead", "device": args.device} | row)
+                append(args.results, facts() | {"benchmark": "overhead", "device": args.device, **CHOSEN} | row)
 
 
 def measure(name: str, kind: str, turns: int, device: str) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def build(name: str, kind: str, device: str, *, piloted: bool = False) -> tuple[
     model, x, y = model.to(device), x.to(device), y.to(device)
     options: dict[str, Any] = {"fused": True} if kind == "fused" else {"foreach": True}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, **options)
-    pilot = trimtab.attach(optimizer, "cosine", horizon=100_000, model=model) if piloted else None
+    pilot = trimtab.attach(optimizer, CHOSEN["controller"], horizon=100_000, model=model) if piloted else None
 
     def step() -> Tensor:
         loss = nn.functional.cross_entropy(model(x), y)

@@ -104,6 +104,18 @@ def as_json(rows: Sequence[Row]) -> str:
     return json.dumps(plain(fields), indent=2)
 
 
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Give the standings as two tables: over all tasks, and each contender's median regret task by task."""
+    found, tasks = score(rows), list(bars(rows))
+    lines = [" | ".join(["", *(name for name, _ in HEADS), ""]).strip(), "|" + "---|" * len(HEADS)]
+    lines += ["| " + " | ".join(cells(standing)) + " |" for standing in found if not standing.task]
+    lines += ["", "| median regret | " + " | ".join(tasks) + " |", "|" + "---|" * (1 + len(tasks))]
+    for name in dict.fromkeys(standing.contender for standing in found):
+        medians = {standing.task: standing.regret_median for standing in found if standing.contender == name}
+        lines.append("| " + " | ".join([name, *(_number(medians[t]) if t in medians else "–" for t in tasks)]) + " |")
+    return "\n".join(lines)
+
+
 def sensitivity(rows: Sequence[Row]) -> str:
     """Draw regret against the initial learning rate, a panel a task; what has no learning rate is a level line."""
     level, drawn = bars(rows), []
