@@ -110,7 +110,7 @@ SUITES: dict[str, tuple[Entry, ...]] = {
         _of("digits-cnn-v1", 400, "sgd"),
         _of("kin8nm-mlp-v1", 1000, "adamw"),
         _of("fashion-mlp-v1", 600, "sgd"),
-        _of("chars-transformer-v1", 300, "adamw", seeds=3),
+        _of("chars-transformer-v1", 200, "adamw", seeds=3),
     ),
     "generalize-v1": (
         Entry("horizon-x10", DigitsMLP, 6000, 3, "adamw"),
