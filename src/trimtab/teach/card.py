@@ -63,7 +63,7 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             f"sites: {policy['sites']}.",
             "",
             f"- **Taught on** {lessons['name']}: horizons {short} to {long}, optimizers {', '.join(lessons['rules'])}, "
-            f"seed {course.tables['']['seed']}.",
+            f"sources {', '.join(lessons['sources'])}, seed {course.tables['']['seed']}.",
             f"- **Teacher**: {', '.join(f'{key} {value}' for key, value in teacher.items())}; "
             f"{done} of {planned} generations done.",
             f"- **Cost**: {cpu / 60:.1f} core-minutes, examinations included.",
@@ -82,10 +82,10 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             "",
             "## Limits",
             "",
-            "The score is on small exercises of the kind that it was taught on: networks of 1 to 3 layers of 8 to 24 "
-            "units, tables of at most 64 columns. It says nothing of other kinds, larger ones or horizons beyond "
-            f"{long}: `trimtab race TASK --controllers card:FILE` measures those. Below a loss of 1e-4 of the constant "
-            "answer's, differences did not count.",
+            "The score is on small exercises of the kind that it was taught on: perceptrons of at most 3 layers of 64 "
+            "units, smaller convolutional, recurrent and attention networks, at most 64 inputs. It says nothing of "
+            f"other kinds, larger ones or horizons beyond {long}: `trimtab race TASK --controllers card:FILE` measures "
+            "those. Below a loss of 1e-4 of the constant answer's, differences did not count.",
             "",
         ]
     )
