@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trimtab.bench.anylr.bout import bout, heats_of, read_rows
 from trimtab.bench.anylr.field import STATIC, Heat, contenders, field, run_heat
 from trimtab.bench.anylr.heat import drive, panel_for, replay, starts
 from trimtab.bench.anylr.page import as_json, score
+from trimtab.bench.anylr.peers import PEERS, compete
 from trimtab.bench.anylr.scores import bars, interquartile_mean, interval, percentile, standings, steps_to
 from trimtab.bench.anylr.suite import LRS, SUITES, Entry, Halved, entries
 from trimtab.cli import main
@@ -157,6 +159,25 @@ def test_everyone_takes_part() -> None:
     names = [name for name, _ in contenders((Path("mine.safetensors"),))]
     assert set(STATIC) | {"hypergradient", "greedy", "random", "prodigy", "schedule-free", "dog", "d-adaptation",
                           "mechanic", "trimtab-v1", "trimtab-v1+val", "mine", "mine+val"} <= set(names)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_trains(name: str) -> None:
+    """At its defaults it lowers the loss within 40 steps, from the same first weights as everyone."""
+    pytest.importorskip(PEERS[name].package)
+    done = compete(SHORT, name, (0, 1))
+    others = drive(SHORT, Constant(), (1e-3,), (0, 1), has_guard=False)
+    assert (1, 2) == tuple(done.finals.shape)
+    assert done.chance == pytest.approx(others.chance, rel=1e-5)
+    assert float(done.curve[-1]) < float(done.curve[0])
+
+
+def test_a_missing_peer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its package is not installed the error names the extra."""
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    with pytest.raises(TaskError, match=r"trimtab\[peers\]"):
+        compete(SHORT, "prodigy", (0,))
 
 
 @pytest.mark.slow

@@ -92,12 +92,12 @@ def compete(entry: Entry, name: str, seeds: tuple[int, ...]) -> Course:
         TaskError: its package is not installed; says how to.
     """
     begin, peer = time.process_time(), PEERS[name]
-    try:
-        package = importlib.import_module(peer.package)
-    except ImportError as error:
-        raise TaskError(f"Peer {name!r} is not installed: pip install 'trimtab[peers]'.") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of other people's packages, about yet others
+        try:
+            package = importlib.import_module(peer.package)
+        except ImportError as error:
+            raise TaskError(f"Peer {name!r} is not installed: pip install 'trimtab[peers]'.") from error
         curves = torch.stack([_run(entry, peer, package, seed) for seed in seeds], -1)[:, None]  # [P + 1, 1, N]
     return Course(
         curves[-1],
