@@ -15,17 +15,19 @@ from trimtab.knobs import Panel
 from trimtab.plant import Plant
 from trimtab.rollout import rollout
 from trimtab.rules import SGD, AdamW
+from trimtab.stream import Stream
 from trimtab.teach import Distribution, Exercise
 from trimtab.teach.distribution import LR_RANGE, RESERVED
 from trimtab.teach.draw import Draw, mixed
-from trimtab.teach.exercise import FLAT, LARGE, SQUARE, sketch
+from trimtab.teach.exercise import LARGE, sketch
 from trimtab.teach.networks import ACTIVATIONS, FAMILIES
+from trimtab.teach.sources import FLAT, SOURCES, SQUARE, among
 
 LR = Panel.of(["lr"])
 SKETCHES = {seed: sketch(seed) for seed in range(400)}
 CASES = {  # one of each source, and one with batch norm
     source: next(seed for seed, drawn in SKETCHES.items() if drawn.source == source and drawn.family == "mlp")
-    for source in FLAT
+    for source in SOURCES
 }
 CASES |= {"norm": next(seed for seed, drawn in SKETCHES.items() if drawn.has_norm and drawn.family == "mlp")}
 CASES |= {family: next(seed for seed, drawn in SKETCHES.items() if drawn.family == family) for family in FAMILIES}
@@ -85,7 +87,7 @@ def test_sketches_keep_to_the_page() -> None:
         close([sketched.family == family for sketched in drawn], share)
     for shares, mine in ((FLAT, {"mlp"}), (SQUARE, {"cnn", "gru", "attention"})):
         some = [sketched for sketched in drawn if sketched.family in mine]
-        for source, share in shares.items():
+        for source, share in among(shares, SOURCES).items():
             close([sketched.source == source for sketched in some], share)
     assert {1} == {sketched.classes for sketched in drawn if sketched.source == "numbers"}
 
@@ -103,6 +105,21 @@ def test_every_family_trains_as_copies(family: str) -> None:
     done = rollout(plant, Constant(), torch.full((3, 1, 1), 1e-2), seeds=seeds, steps=20)
     assert bool((done.losses[-5:].mean(0) < done.losses[:5].mean(0)).all())
     assert 3 == len({float(loss) for loss in done.losses[-1]})
+
+
+@pytest.mark.parametrize("first", range(0, 200, 10))
+def test_every_lesson_takes_a_step(first: int) -> None:
+    """Each lesson builds, and one step of its own optimizer at 1e-3 moves two members' weights to a finite loss."""
+    lessons = Distribution(horizons=(50, 5000))
+    for lesson in [*lessons.examined(200)[first : first + 5], *map(lessons.taught, range(first, first + 5))]:
+        plant, seeds = lesson.plant(LR), lesson.seeds(2)
+        stream, before = Stream(lesson.task, seeds), plant.start(seeds)
+        values = torch.full((2, 1, 1), 1e-3, dtype=torch.float64)
+        after, losses, _, _ = plant.step(before, values, stream.next(), 1, None)
+        _, again, _, _ = plant.step(after, values, stream.next(), 2, None)
+        assert bool(torch.cat([losses, again]).isfinite().all()), lesson
+        assert 50 <= lesson.horizon <= 5000
+        assert float(losses[0]) != float(losses[1])
 
 
 def test_momentum_is_beta1_where_the_rule_calls_it_so() -> None:

@@ -22,13 +22,20 @@ from trimtab.teach.evolution import Evolution, Teacher
 from trimtab.teach.fitness import Baseline
 from trimtab.teach.genome import Genome
 from trimtab.teach.pes import PersistentEvolution
+from trimtab.teach.sources import SOURCES
 
 Table = dict[str, Any]
 METHODS = {"evolution": Evolution, "persistent": PersistentEvolution}
 OWN = {"evolution": ("regret",), "persistent": ("unroll",)}  # keys that only one method has
 DEFAULTS: dict[str, Table] = {
     "": {"name": "", "seed": 0},
-    "distribution": {"name": Distribution.name, "horizons": [50, 600], "rules": list(RULES), "pool": 0},
+    "distribution": {
+        "name": Distribution.name,
+        "horizons": [50, 600],
+        "rules": list(RULES),
+        "pool": 0,
+        "sources": list(SOURCES),
+    },
     "policy": {
         "knobs": ["lr"],
         "kind": "mlp",
@@ -68,6 +75,7 @@ class Course:
     Raises:
         TaskError: a setting is unknown or out of range.
         KnobError: a knob is unknown, or the policy's settings do not hold.
+        DataError: a source's data is not there; says how to get it.
     """
 
     name: str
@@ -137,7 +145,13 @@ class Course:
     def distribution(self) -> Distribution:
         """Give the lessons."""
         table = self.tables["distribution"]
-        return Distribution(tuple(table["horizons"]), tuple(table["rules"]), self.tables[""]["seed"], table["pool"])
+        return Distribution(
+            tuple(table["horizons"]),
+            tuple(table["rules"]),
+            self.tables[""]["seed"],
+            table["pool"],
+            tuple(table["sources"]),
+        )
 
     def teacher(self, baseline: Baseline | None) -> Teacher:
         """Give the teacher.

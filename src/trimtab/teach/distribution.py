@@ -22,6 +22,7 @@ from trimtab.rules import SGD, Adam, AdamW, Rule
 from trimtab.sites import sites_of
 from trimtab.teach.draw import Draw, mixed
 from trimtab.teach.exercise import Exercise
+from trimtab.teach.sources import FLAT, SOURCES, Source, require
 
 LESSON, STARTS, SEED = 11, 12, 13  # what a lesson's draws are for
 LR_RANGE = (1e-6, 10.0)  # seven decades, the upper end that of the standard knob
@@ -126,9 +127,12 @@ class Distribution:
         rules: names in :data:`RULES`, all alike.
         seed: other seeds teach on other lessons; those for examinations are the same for all.
         pool: how many lessons there are to teach on, in turn; 0: no end of them.
+        sources: names in :data:`trimtab.teach.sources.FLAT`; with others than the usual ones, which every machine
+            has, a lesson's number means another lesson.
 
     Raises:
         TaskError: a setting is out of range.
+        DataError: a source's data is not on this machine and cannot be downloaded; says how to get it.
 
     Example:
         >>> lessons = Distribution()
@@ -140,6 +144,7 @@ class Distribution:
     rules: tuple[str, ...] = tuple(RULES)
     seed: int = 0
     pool: int = 0
+    sources: tuple[Source, ...] = SOURCES
 
     name = "teach-v1"
 
@@ -154,10 +159,14 @@ class Distribution:
             ),
             f"`seed >= 0`, got {self.seed}": self.seed >= 0,
             f"`pool >= 0`, got {self.pool}": self.pool >= 0,
+            f"`sources` out of {', '.join(FLAT)}, got {list(self.sources)}": (
+                len(self.sources) > 0 and set(self.sources) <= set(FLAT)
+            ),
         }
         for law, holds in laws.items():
             if not holds:
                 raise TaskError(f"A distribution needs {law}.")
+        require(self.sources)
 
     def taught(self, count: int) -> Lesson:
         """Give the lesson that is taught after `count` others."""
@@ -174,7 +183,7 @@ class Distribution:
         every = max(10, horizon // LOOKS // 10 * 10)
         return Lesson(
             number,
-            Exercise(number),
+            Exercise(number, self.sources),
             RULES[draw.one_of(self.rules)](draw),
             horizon,
             validate_every=every if draw.uniform() < SHARE_SEEING else None,

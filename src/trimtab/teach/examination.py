@@ -20,6 +20,7 @@ from trimtab.errors import StateError
 from trimtab.knobs import Panel
 from trimtab.teach.distribution import LR_RANGE, Lesson
 from trimtab.teach.fitness import Grid, attempt, static_grid
+from trimtab.teach.sources import SOURCES
 from trimtab.whole import written_whole
 from trimtab.workers import Spread
 
@@ -87,7 +88,8 @@ class Grids:
         return self.of(lesson).cost
 
     def _key(self, lesson: Lesson) -> str:
-        return f"{lesson.number} {lesson.horizon} {lesson.rule!r} {self._seeds}"
+        which = lesson.number if lesson.task.sources == SOURCES else lesson.task.name
+        return f"{which} {lesson.horizon} {lesson.rule!r} {self._seeds}"
 
     def save(self) -> None:
         """Write the file, if something is new."""
