@@ -30,7 +30,7 @@ FLAT: dict[Source, float] = {"digits": 0.15, "cancer": 0.1, "wine": 0.05, "class
 SQUARE: dict[Source, float] = {"digits": 0.4, "classes": 0.4, "numbers": 0.2}  # of networks that read 8 by 8
 SIZES = {"digits": (1197, 64, 10), "cancer": (569, 30, 2), "wine": (178, 13, 3)}  # rows, inputs, classes
 SKETCH, DATA = 1, 2  # what an exercise's two generators are for
-LARGE = 0.3  # share of random teachers that name 3,000 examples or more, which a small network does not learn by heart
+LARGE = 0.6  # share of random teachers that name 3,000 examples or more, which a small network does not learn by heart
 TEACHER = 16  # hidden units of a random teacher
 SEEN = 300  # validation examples at most: looks at more would cost more than the training
 SCORED = 400  # examples of a random teacher's test split: many, for they are free and steady the fitness
@@ -155,8 +155,8 @@ def sketch(seed: int) -> Sketch:
     inputs = inputs if family == "mlp" else SIDE**2
     if source in SIZES:
         most, inputs, classes = SIZES[source]
-        rows = draw.log_whole(150, most)
-    is_clean = draw.uniform() < (0.2 if source in {"classes", "numbers"} else 0.5)
+        rows = draw.log_whole(max(150, most // 2), most)
+    is_clean = draw.uniform() < (0.4 if source in {"classes", "numbers"} else 0.5)
     batches = (16, 32, 64, 128 if rows >= 300 else 64) if family == "mlp" else (8, 16, 32)
     widest = {"mlp": 64, "cnn": 12, "gru": 24, "attention": 16}[family]
     narrowest = 4 if family == "cnn" else 8
