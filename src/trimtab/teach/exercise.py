@@ -26,7 +26,7 @@ from trimtab.teach.networks import ACTIVATIONS, FAMILIES, SIDE, Family, network
 from trimtab.teach.sources import FLAT, INVENTED, SCORED, SIZES, SOURCES, SQUARE, Source, among, examples
 
 SKETCH, DATA = 1, 2  # what an exercise's two generators are for
-LARGE = 0.3  # share of random teachers that name 3,000 examples or more, which a small network does not learn by heart
+LARGE = 0.6  # share of random teachers that name 3,000 examples or more, which a small network does not learn by heart
 SEEN = 300  # validation examples at most: looks at more would cost more than the training
 
 
@@ -154,8 +154,8 @@ def sketch(seed: int, sources: Iterable[str] = SOURCES) -> Sketch:
     inputs = inputs if family == "mlp" else SIDE**2
     if source in SIZES:
         most, inputs, classes = SIZES[source]
-        rows = draw.log_whole(150, most)
-    is_clean = draw.uniform() < (0.2 if source in INVENTED else 0.5)
+        rows = draw.log_whole(max(150, most // 2), most)
+    is_clean = draw.uniform() < (0.4 if source in INVENTED else 0.5)
     batches = (16, 32, 64, 128 if rows >= 300 else 64) if family == "mlp" else (8, 16, 32)
     widest = {"mlp": 64, "cnn": 12, "gru": 24, "attention": 16}[family]
     narrowest = 4 if family == "cnn" else 8
