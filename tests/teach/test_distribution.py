@@ -21,7 +21,7 @@ from trimtab.teach.distribution import LR_RANGE, RESERVED
 from trimtab.teach.draw import Draw, mixed
 from trimtab.teach.exercise import LARGE, sketch
 from trimtab.teach.networks import ACTIVATIONS, FAMILIES
-from trimtab.teach.sources import FLAT, SOURCES, SQUARE, among
+from trimtab.teach.sources import FLAT, SIZES, SOURCES, SQUARE, among
 
 LR = Panel.of(["lr"])
 SKETCHES = {seed: sketch(seed) for seed in range(400)}
@@ -77,7 +77,8 @@ def test_sketches_keep_to_the_page() -> None:
         assert sketched.activation in ACTIVATIONS
         assert sketched.gain in {0.25, 0.5, 1.0, 2.0, 4.0}
         assert sketched.batch_size in ({16, 32, 64, 128} if sketched.family == "mlp" else {8, 16, 32})
-        assert 150 <= sketched.rows <= 6000
+        most = SIZES[sketched.source][0] if sketched.source in SIZES else 6000
+        assert max(150, most // 2 if sketched.source in SIZES else 0) <= sketched.rows <= most
         assert sketched.batch_size <= 0.6 * sketched.rows
         assert sketched.noise == 0 or 0.02 <= sketched.noise <= 0.5
         assert sketched.family == "mlp" or sketched.inputs == 64
