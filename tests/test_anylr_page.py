@@ -1,0 +1,31 @@
+"""Contract: every figure of the any-lr pages is a committed row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trimtab.bench.anylr.bout import read_rows
+from trimtab.bench.anylr.page import as_markdown
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted(ROOT.glob("results/*-lr*.jsonl")), ids=lambda path: path.stem)
+def test_the_tables_are_the_rows(file: Path) -> None:
+    """Each line of the tables that the rows give stands on the page."""
+    page = (ROOT / "docs/any-lr.md").read_text()
+    for line in as_markdown(read_rows(file)).splitlines():
+        assert line in page
+
+
+@pytest.mark.slow
+def test_the_readme_quotes_the_table() -> None:
+    """Each line of the README's table is one of the page's."""
+    known = as_markdown(read_rows(ROOT / "results/any-lr.jsonl")).splitlines()
+    section = (ROOT / "README.md").read_text().partition("## Any learning rate")[2].partition("\n## ")[0]
+    quoted = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(quoted) > 5
+    assert set(quoted) <= set(known)
