@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", sorted(ROOT.glob("results/*-lr*.jsonl")), ids=lambda path: path.stem)
-def test_the_tables_are_the_rows(file: Path) -> None:
+@pytest.mark.parametrize("suite", ["any-lr", "generalize"])
+def test_the_tables_are_the_rows(suite: str) -> None:
     """Each line of the tables that the rows give stands on the page."""
     page = (ROOT / "docs/any-lr.md").read_text()
-    for line in as_markdown(read_rows(file)).splitlines():
+    for line in as_markdown(read_rows(ROOT / "results" / f"{suite}.jsonl")).splitlines():
         assert line in page
 
 
