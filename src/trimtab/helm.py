@@ -121,7 +121,8 @@ class Helm:
         seen = Observation(signals, features, position, self._progress(signals))
         move, mind = self.controller.act(seen, state["mind"])
         turned = self.panel.turn(position, move, signals.step)
-        values = torch.where(turned != position, self.panel.from_unit(turned), values)
+        changed = turned != position if not turned.requires_grad else torch.ones_like(turned, dtype=torch.bool)
+        values = torch.where(changed, self.panel.from_unit(turned), values)  # else bit for bit, and no slope is lost
         new: HelmState = {"position": turned, "values": values, "move": move, "memory": memory, "mind": mind}
         verdict = None
         if self.guard is not None:

@@ -5,6 +5,7 @@ views of it; since members are independent, the gradient of the summed loss is e
 is plain autograd, without vmap's cost. Rules that work coordinate by coordinate then update the whole buffer at once.
 
 With ``fast=True`` one step is traced to its tensor operations and compiled; the first call takes about half a minute.
+With ``differentiable=True`` members and losses carry a graph back to the knobs' values; what readings measure does not.
 
 Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member, ``m`` sampled coordinates.
 """
@@ -76,13 +77,14 @@ class Plant:
         needs: what the controller needs; ``"hypergrad"`` makes readings carry it, ``"val_hypergrad"`` beside it makes
             it that of the first half of the validation split (512 examples at most), the network in evaluation mode.
         fast: compile the step.
+        differentiable: keep the graph of every step (second derivatives of the loss included) until it is let go.
         device: where members live.
         dtype: of parameters and data.
         sample: the most coordinates measured of a site.
 
     Raises:
-        TaskError: a knob is unknown to the rule, the rule cannot train one of the parameters, or the sites do not hold
-            every parameter once.
+        TaskError: a knob is unknown to the rule, the rule cannot train one of the parameters, the sites do not hold
+            every parameter once, or the step is to be both compiled and differentiable.
     """
 
     def __init__(
@@ -95,17 +97,21 @@ class Plant:
         every: int = 10,
         needs: frozenset[str] = frozenset(),
         fast: bool = False,
+        differentiable: bool = False,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         sample: int = SAMPLE,
     ) -> None:
         self.task, self.rule, self.panel, self.every = task, rule, panel, every
         self.device, self.dtype, self._fast = torch.device(device), dtype, fast
+        self._differentiable = differentiable
         self._needs_hypergrad, self._needs_val = "hypergrad" in needs, "val_hypergrad" in needs
         self.module = task.build(0).to(self.device, dtype)
         unknown = [name for name in panel.names if name not in rule.defaults]
         if unknown:
             raise TaskError(f"Rule {rule.name!r} has no hyperparameters {unknown}, only {sorted(rule.defaults)}.")
+        if fast and differentiable:
+            raise TaskError("A compiled step keeps no graph: make the plant either `fast` or `differentiable`.")
         shapes = {name: p.shape for name, p in self.module.named_parameters()}
         vectors = [name for name, shape in shapes.items() if len(shape) != 2]
         if rule.name == "muon" and vectors:
@@ -159,10 +165,11 @@ class Plant:
         )
         after = Copies(weights, slots, buffers)
         reading = None
-        if is_reading(number, self.every):
-            look, reading = self._read(replace(copies, buffers=buffers), grad, look)
-        if is_reading(number + 1, self.every):
-            look = self._look(copies, grad, parts, look)
+        with torch.no_grad():
+            if is_reading(number, self.every):
+                look, reading = self._read(replace(copies, buffers=buffers), grad, look)
+            if is_reading(number + 1, self.every):
+                look = self._look(copies, grad, parts, look)
         return after, losses, look, reading
 
     def features(self) -> Features:
@@ -184,21 +191,16 @@ class Plant:
         fields = ("weights", "slots", "buffers")
         return Copies(*(select(mask, getattr(yes, name), getattr(no, name)) for name in fields))
 
-    @torch.no_grad()
     def evaluate(self, copies: Copies, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""
         self.module.eval()
-        params = self._layout.leaves(copies.weights)
 
         def one(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            def model(*args: Any) -> Tensor:
-                output: Tensor = functional_call(self.module, (params, buffers), args)
-                return output
-
-            batch = Batch(*data)
+            model, batch = self._model(params, buffers), Batch(*data)
             return self.task.loss(model, batch), self.task.score(model, batch)
 
-        losses, scores = vmap(one)(params, copies.buffers)
+        with torch.set_grad_enabled(self._differentiable):
+            losses, scores = vmap(one)(self._layout.leaves(copies.weights), copies.buffers)
         self.module.train()
         return losses, scores
 
@@ -224,7 +226,7 @@ class Plant:
     ) -> tuple[Tensor, tuple[Slots, ...], dict[str, Tensor], Tensor, Tensor]:
         buffers = {name: b.clone() for name, b in buffers.items()}
         losses, grad = self._differentiate(weights, buffers, batch, _axes(batch))
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._differentiable):
             new, slots = self._update(weights, slots, grad, values)
         return new, slots, buffers, losses, grad
 
@@ -232,25 +234,28 @@ class Plant:
         self, weights: Tensor, buffers: dict[str, Tensor], batch: Batch, axes: Batch | None
     ) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` losses and their ``[B, n]`` gradient; axes None: all members see the same examples."""
-        leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}
+        keep = self._differentiable and weights.requires_grad  # a first step's weights depend on no knob
+        with torch.set_grad_enabled(keep):
+            leaves = self._layout.leaves(weights)
+        leaves = leaves if keep else {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
 
         def one(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
-            def model(*args: Any) -> Tensor:
-                output: Tensor = functional_call(self.module, (params, buffers), args)
-                return output
-
-            return self.task.loss(model, batch)
+            return self.task.loss(self._model(params, buffers), batch)
 
         with torch.enable_grad():
             losses = vmap(one, in_dims=(0, 0, axes))(leaves, buffers, batch)
-            grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        return losses.detach(), torch.cat([g.flatten(1) for g in grads], 1)
+            grads = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=keep)
+            grad = torch.cat([g.flatten(1) for g in grads], 1)
+        return (losses, grad) if keep else (losses.detach(), grad.detach())
+
+    def _model(self, params: dict[str, Tensor], buffers: dict[str, Tensor]) -> Callable[..., Tensor]:
+        return lambda *args: functional_call(self.module, (params, buffers), args)
 
     def _held_out_grad(self, copies: Copies) -> Tensor:
         """``[B, n]`` gradient of the loss on held-out examples."""
         x, y = (part[: min(len(part) // 2, HELD_OUT)] for part in self.split("val"))
         self.module.eval()
-        grad = self._differentiate(copies.weights, copies.buffers, Batch(x, y), None)[1]
+        grad = self._differentiate(copies.weights.detach(), copies.buffers, Batch(x, y), None)[1]
         self.module.train()
         return grad
 

@@ -143,11 +143,11 @@ class Voyage:
             copies, loss, look, reading = plant.step(before, now, stream.next(), number, look)
             losses.append(loss)
             used.append(now)
-            window.append(loss)
+            window.append(loss.detach())
             if reading is None:
                 continue
             before = replace(before, buffers=copies.buffers)  # as a live snapshot, taken when the forward pass is over
-            signals = _signals(reading, window, now, number, self._measured(copies, loss, number))
+            signals = _signals(reading, window, now.detach(), number, self._measured(copies, loss, number))
             decision, state = helm.steer(signals, state)
             decisions.append(decision)
             window = []

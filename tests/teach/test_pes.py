@@ -17,7 +17,7 @@ from trimtab.teach import Distribution, Genome, PersistentEvolution
 from trimtab.teach.ascent import gradient
 from trimtab.teach.draw import Draw
 from trimtab.teach.fitness import outcome, relative
-from trimtab.teach.pes import Journeys, piece
+from trimtab.teach.journey import Journeys, piece
 
 F64 = torch.float64
 LR = Panel.of(["lr"])

@@ -15,6 +15,7 @@ from trimtab.teach.genome import Genome
 from trimtab.teach.online import OnlineTeaching
 from trimtab.teach.pes import PersistentEvolution
 from trimtab.teach.school import School
+from trimtab.teach.unroll import Unroll
 
 __all__ = [
     "Course",
@@ -32,5 +33,6 @@ __all__ = [
     "PersistentEvolution",
     "School",
     "Teacher",
+    "Unroll",
     "read_course",
 ]

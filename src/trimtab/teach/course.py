@@ -23,10 +23,18 @@ from trimtab.teach.fitness import Baseline
 from trimtab.teach.genome import Genome
 from trimtab.teach.pes import PersistentEvolution
 from trimtab.teach.sources import SOURCES
+from trimtab.teach.unroll import Unroll
 
 Table = dict[str, Any]
-METHODS = {"evolution": Evolution, "persistent": PersistentEvolution}
-OWN = {"evolution": ("regret",), "persistent": ("unroll",)}  # keys that only one method has
+METHODS = {"evolution": Evolution, "persistent": PersistentEvolution, "unroll": Unroll}
+OWN = {  # keys that not every method has
+    "pairs": ("evolution", "persistent"),
+    "sigma": ("evolution", "persistent"),
+    "regret": ("evolution",),
+    "unroll": ("persistent", "unroll"),
+    "members": ("unroll",),
+    "clip": ("unroll",),
+}
 DEFAULTS: dict[str, Table] = {
     "": {"name": "", "seed": 0},
     "distribution": {
@@ -56,6 +64,8 @@ DEFAULTS: dict[str, Table] = {
         "rate": 0.04,
         "regret": False,
         "unroll": 50,
+        "members": 32,
+        "clip": 1.0,
     },
     "examination": {"every": 50, "lessons": 16},
     "budget": {"minutes": 0.0},
@@ -169,15 +179,14 @@ class Course:
         method = table.pop("method")
         if method not in METHODS:
             raise TaskError(f"`[teacher] method` must be one of {', '.join(METHODS)}, got {method!r}.")
-        for other, keys in OWN.items():
-            for key in keys:
-                if other != method and table[key] != DEFAULTS["teacher"][key]:
-                    raise TaskError(f"`[teacher] {key}` is for the method {other!r}, got it for {method!r}.")
-        regret, unroll = table.pop("regret"), table.pop("unroll")
+        for key, owners in OWN.items():
+            if method not in owners and table.pop(key) != DEFAULTS["teacher"][key]:
+                raise TaskError(f"`[teacher] {key}` is for the method {' or '.join(owners)}, got it for {method!r}.")
+        if table.pop("regret", False):
+            table["baseline"] = baseline
         shared = {"genome": self.genome(), "panel": self.panel(), "by": self.by, "seed": self.tables[""]["seed"]}
-        if method == "persistent":
-            return PersistentEvolution(unroll=unroll, **shared, **table)
-        return Evolution(baseline=baseline if regret else None, **shared, **table)
+        teacher: Teacher = METHODS[method](**shared, **table)
+        return teacher
 
 
 def read_course(path: Path) -> Course:

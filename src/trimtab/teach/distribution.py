@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,18 +77,19 @@ class Lesson:
             [knob if knob.name in self.rule.defaults else STANDARD[other.get(knob.name, knob.name)] for knob in panel]
         )
 
-    def plant(self, panel: Panel, by: str = "run") -> Plant:
+    def plant(self, panel: Panel, by: str = "run", **settings: Any) -> Plant:
         """Build the simulator.
 
         Args:
             panel: the knobs; ``momentum`` and ``beta1`` stand for one another.
             by: what is a site: "run", "layer" or "block".
+            **settings: any other of the plant's.
 
         Returns:
             A plant of the exercise under the rule.
         """
         sites = None if by == "run" else sites_of(self.task.build(0), by)
-        return Plant(self.task, self.rule, self.panel(panel), sites=sites)
+        return Plant(self.task, self.rule, self.panel(panel), sites=sites, **settings)
 
     def starts(self, panel: Panel, count: int) -> Tensor:
         """Draw where knobs begin: ``[count, K]`` float64.

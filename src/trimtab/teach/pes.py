@@ -7,7 +7,7 @@ on what comes after the piece, which evolution strategies over pieces alone are 
 Algorithm 2 (antithetic) of Vicol, Metz & Sohl-Dickstein 2021, "Unbiased gradient estimation in unrolled computation
 graphs with persistent evolution strategies", arXiv:2112.13835. Differs from the source: differences are divided by a
 moving root mean square and cut to ±2; Adam, its rate falling linearly; a piece's loss is what it adds to the cost of
-the whole lesson (:func:`piece`).
+the whole lesson (:func:`trimtab.teach.journey.piece`).
 
 Letters: ``N`` pairs, ``P`` taught weights, ``B`` = 2 N members, the plus ones first, ``T`` steps.
 """
@@ -24,50 +24,16 @@ from trimtab.controllers import Population
 from trimtab.errors import TaskError
 from trimtab.guard import Guard
 from trimtab.knobs import Panel
-from trimtab.plant import Plant
-from trimtab.rollout import Passage, Voyage
-from trimtab.teach.ascent import Ascent, check, directions, falling, gradient, read_ascent, scaled
+from trimtab.rollout import Voyage
+from trimtab.teach.ascent import Ascent, check, directions, falling, gradient, scaled
 from trimtab.teach.distribution import Lesson
 from trimtab.teach.evolution import Lessons, Record
-from trimtab.teach.fitness import WEIGHTS, held_out, relative
+from trimtab.teach.fitness import held_out
 from trimtab.teach.genome import Genome
+from trimtab.teach.journey import Journeys, Underway, begun, piece
 from trimtab.workers import Spread
 
 KEEP = 0.9  # of the moving mean square of differences, per generation
-
-
-@dataclass(frozen=True)
-class Underway:
-    """One lesson's members between two pieces.
-
-    Attributes:
-        count: which lesson, as :data:`trimtab.teach.evolution.Lessons` counts.
-        passage: where they stand.
-        drift: ``[N, P]`` the sum of a pair's perturbations so far.
-        held: ``[B]`` held-out loss at the last piece's end, log-ratio to chance; 0 before the first.
-    """
-
-    count: int
-    passage: Passage
-    drift: Tensor
-    held: Tensor
-
-
-@dataclass(frozen=True)
-class Journeys:
-    """The state of :class:`PersistentEvolution`.
-
-    Attributes:
-        ascent: where it stands.
-        underway: one a lesson at a time; None: the next one begins there.
-        begun: lessons begun so far.
-        size: ``[]`` moving mean square of the pairs' differences.
-    """
-
-    ascent: Ascent
-    underway: tuple[Underway | None, ...]
-    begun: int
-    size: Tensor
 
 
 @dataclass(frozen=True)
@@ -109,7 +75,7 @@ class PersistentEvolution:
 
     def start(self, mean: Tensor) -> Journeys:
         """Stand at a policy's taught weights, ``[P]``, nobody under way."""
-        return Journeys(Ascent.begin(mean.double()), (None,) * self.tasks, 0, torch.zeros((), dtype=torch.float64))
+        return Journeys.begin(mean, self.tasks)
 
     def generation(self, state: Journeys, lessons: Lessons, spread: Spread = map) -> tuple[Journeys, Record]:
         """Take every lesson under way one piece further; a pure function of its arguments.
@@ -123,11 +89,11 @@ class PersistentEvolution:
             The new state; and the mean cost of the pieces, the pairs' root mean square difference and the gradient's
             norm.
         """
-        ascent, begun, legs = state.ascent, state.begun, []
-        for task, before in enumerate(state.underway):
-            count = begun if before is None else before.count
-            begun += before is None
-            legs.append(Leg(self, ascent, lessons(count), count, task, before))
+        ascent = state.ascent
+        legs = [
+            Leg(self, ascent, lessons(count), count, task, before)
+            for task, (count, before) in enumerate(state.counted())
+        ]
         found = list(spread(_taken, legs))
         square = torch.stack([differences.square().mean() for _, differences, _ in found]).mean()
         size = square if ascent.number == 0 else KEEP * state.size + (1 - KEEP) * square
@@ -136,40 +102,22 @@ class PersistentEvolution:
         ]
         mean = torch.stack(gradients).mean(0)
         new = ascent.climb(mean, falling(self.rate, ascent.number, self.generations))
-        underway = tuple(
-            None if after.passage.step >= leg.lesson.horizon else after
-            for leg, (after, _, _) in zip(legs, found, strict=True)
-        )
+        afters = [after for after, _, _ in found]
         costs = [cost for _, _, cost in found]
         record = {
             "cost": sum(costs) / len(costs),
             "difference": float(square.sqrt()),
             "gradient": float(mean.norm()),
         }
-        return Journeys(new, underway, begun, size), record
+        return state.further(new, afters, [leg.lesson.horizon for leg in legs], size), record
 
     def tree(self, state: Journeys) -> dict[str, Any]:
         """Give a state as dictionaries, tuples, tensors and numbers."""
-        underway = [None if u is None else {**vars(u), "passage": u.passage.tree()} for u in state.underway]
-        return {**vars(state.ascent), "underway": underway, "begun": state.begun, "size": state.size}
+        return state.tree()
 
     def of_tree(self, tree: dict[str, Any]) -> Journeys:
-        """Take what `tree` gave.
-
-        Args:
-            tree: of a state.
-
-        Returns:
-            The state.
-
-        Raises:
-            StateError: it is of another teacher, or of another policy.
-        """
-        ascent = read_ascent(tree, self.genome)
-        underway = tuple(
-            None if u is None else Underway(**{**u, "passage": Passage.of_tree(u["passage"])}) for u in tree["underway"]
-        )
-        return Journeys(ascent, underway, tree["begun"], tree["size"])
+        """Take what `tree` gave; see :meth:`trimtab.teach.journey.Journeys.of_tree`."""
+        return Journeys.of_tree(tree, self.genome)
 
 
 @dataclass(frozen=True)
@@ -193,37 +141,14 @@ def _taken(leg: Leg) -> tuple[Underway, Tensor, float]:
     controller = Population(teacher.genome.policy(leg.ascent.mean), teacher.genome.weights(rows))
     plant = lesson.plant(teacher.panel, teacher.by)
     voyage = Voyage(plant, controller, horizon=lesson.horizon, guard=Guard(), validate_every=lesson.validate_every)
-    before = leg.before if leg.before is not None else _begun(leg, plant, voyage)
+    pairs, size = teacher.pairs, teacher.genome.size
+    before = leg.before
+    if before is None:
+        starts, seeds = lesson.starts(teacher.panel, pairs).repeat(2, 1), lesson.seeds(pairs) * 2
+        before = begun(leg.count, lesson, voyage, starts, seeds, torch.zeros(pairs, size, dtype=torch.float64))
     steps = min(teacher.unroll, lesson.horizon - before.passage.step)
     passage, done = voyage.advance(before.passage, steps)
     held = held_out(lesson, plant, passage.copies)
     cost = piece(lesson, done.losses, before.held, held)
     plus, minus = cost.chunk(2)
-    return Underway(leg.count, passage, before.drift + noise, held), minus - plus, float(cost.mean())
-
-
-def _begun(leg: Leg, plant: Plant, voyage: Voyage) -> Underway:
-    teacher, lesson = leg.teacher, leg.lesson
-    starts = lesson.starts(teacher.panel, teacher.pairs).repeat(2, 1)
-    values = starts[:, None].expand(-1, len(plant.sites), -1)
-    passage = voyage.begin(values, lesson.seeds(teacher.pairs) * 2)
-    drift = torch.zeros(teacher.pairs, teacher.genome.size, dtype=torch.float64)
-    return Underway(leg.count, passage, drift, torch.zeros(2 * teacher.pairs, dtype=torch.float64))
-
-
-def piece(lesson: Lesson, losses: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Give what a piece adds to a lesson's cost; summed over a lesson, the loss at the start and nothing more is gone.
-
-    The held-out loss at the end counts here for what just before the end counts in whole lessons too: 1.5.
-
-    Args:
-        lesson: what is trained.
-        losses: ``[T, B]`` training losses of the piece.
-        before: ``[B]`` held-out loss where it began, log-ratio to chance.
-        after: ``[B]`` where it ended.
-
-    Returns:
-        ``[B]``; lower is better, and never NaN.
-    """
-    cost = (1 + WEIGHTS["before"]) * (after - before)
-    return cost + WEIGHTS["mean"] * relative(losses, lesson).sum(0) / lesson.horizon
+    return Underway(leg.count, passage, held, before.drift + noise), minus - plus, float(cost.mean())
