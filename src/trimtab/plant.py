@@ -180,16 +180,13 @@ class Plant:
 
     def split(self, split: Split) -> tuple[Tensor, Tensor]:
         """Give a whole split on the plant's device, in its dtype."""
-        x, y = (part.to(self.device) for part in self.task.data(split))
-        return (
-            x.to(self.dtype) if x.is_floating_point() else x,
-            y.to(self.dtype) if y.is_floating_point() else y,
-        )
+        parts = (part.to(self.device) for part in self.task.data(split))
+        x, y = (part.to(self.dtype) if part.is_floating_point() else part for part in parts)
+        return x, y
 
     def select(self, mask: Tensor, yes: Copies, no: Copies) -> Copies:
         """Choose member by member between two states; `mask` is ``[B]`` bool."""
-        fields = ("weights", "slots", "buffers")
-        return Copies(*(select(mask, getattr(yes, name), getattr(no, name)) for name in fields))
+        return Copies(*(select(mask, getattr(yes, f), getattr(no, f)) for f in ("weights", "slots", "buffers")))
 
     def evaluate(self, copies: Copies, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""
@@ -235,8 +232,7 @@ class Plant:
     ) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` losses and their ``[B, n]`` gradient; axes None: all members see the same examples."""
         keep = self._differentiable and weights.requires_grad  # a first step's weights depend on no knob
-        with torch.set_grad_enabled(keep):
-            leaves = self._layout.leaves(weights)
+        leaves = self._layout.leaves(weights)
         leaves = leaves if keep else {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
 
         def one(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -278,8 +274,7 @@ class Plant:
             slopes = (look.tangents * (self._held_out_grad(copies) if self._needs_val else grad)).to(torch.float64)
             reading["hypergrad"] = self._layout.per_site_sums(slopes).permute(1, 2, 0)
         elif self._needs_hypergrad:
-            shape = (len(grad), len(self.sites), len(self.panel))
-            reading["hypergrad"] = torch.zeros(shape, dtype=torch.float64, device=self.device)
+            reading["hypergrad"] = grad.new_zeros(len(grad), len(self.sites), len(self.panel), dtype=torch.float64)
         return look, reading
 
     def _sample(self, flat: Tensor) -> Tensor:
