@@ -72,13 +72,15 @@ def test_differences_are_scaled_and_cut() -> None:
     torch.testing.assert_close(scaled(differences, torch.tensor(100.0, dtype=F64)), differences / 100)
 
 
-def test_a_climb_is_a_step_of_adam() -> None:
-    """Three steps equal torch.optim.Adam's on the negative gradient."""
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_climb_is_a_step_of_adamw(decay: float) -> None:
+    """Three steps equal torch.optim.AdamW's on the negative gradient."""
     param = torch.nn.Parameter(Draw(4).normal(5))
-    ascent, adam = Ascent.begin(param.detach().clone()), torch.optim.Adam([param], lr=0.03, maximize=True)
+    ascent = Ascent.begin(param.detach().clone())
+    adam = torch.optim.AdamW([param], lr=0.03, weight_decay=decay, maximize=True)
     for step in range(3):
         param.grad = Draw(5, step).normal(5)
-        ascent = ascent.climb(param.grad.clone(), 0.03)
+        ascent = ascent.climb(param.grad.clone(), 0.03, decay)
         adam.step()
     torch.testing.assert_close(ascent.mean, param.detach(), rtol=1e-12, atol=1e-12)
     assert [0.04, 0.02, 0.0] == [falling(0.04, number, 10) for number in (0, 5, 10)]
@@ -156,7 +158,9 @@ def test_a_state_of_another_policy_is_refused() -> None:
         school.of_tree({})
 
 
-@pytest.mark.parametrize("setting", [{"pairs": 1}, {"tasks": 0}, {"sigma": 0.0}, {"rate": -1.0}, {"generations": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"pairs": 1}, {"tasks": 0}, {"sigma": 0.0}, {"rate": -1.0}, {"generations": 0}, {"decay": -0.1}]
+)
 def test_what_does_not_hold_is_told(setting: dict) -> None:
     """A setting out of range is refused."""
     with pytest.raises(TaskError, match="A teacher needs"):

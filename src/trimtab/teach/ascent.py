@@ -42,13 +42,22 @@ class Ascent:
         """Stand at a policy, before the first generation."""
         return cls(mean, torch.zeros_like(mean), torch.zeros_like(mean), 0)
 
-    def climb(self, gradient: Tensor, rate: float) -> Ascent:
-        """Take a step of Adam uphill (Algorithm 1 of Kingma & Ba 2015, arXiv:1412.6980; differs: nothing)."""
+    def climb(self, gradient: Tensor, rate: float, decay: float = 0.0) -> Ascent:
+        """Take a step of AdamW uphill (Algorithm 2 of Loshchilov & Hutter 2019, arXiv:1711.05101; differs: nothing).
+
+        Args:
+            gradient: ``[P]``.
+            rate: the step's.
+            decay: of the weights themselves, a step and unit of the rate.
+
+        Returns:
+            Where it stands then.
+        """
         number, (keep, keep_square) = self.number + 1, DECAYS
         first = keep * self.first + (1 - keep) * gradient
         second = keep_square * self.second + (1 - keep_square) * gradient**2
         step = (first / (1 - keep**number)) / ((second / (1 - keep_square**number)).sqrt() + 1e-8)
-        return Ascent(self.mean + rate * step, first, second, number)
+        return Ascent((1 - rate * decay) * self.mean + rate * step, first, second, number)
 
 
 class Drawn(Protocol):
@@ -100,7 +109,7 @@ def falling(rate: float, number: int, generations: int) -> float:
     return rate * max(0.0, 1 - number / generations)
 
 
-def check(pairs: int, tasks: int, sigma: float, rate: float, generations: int) -> None:
+def check(pairs: int, tasks: int, sigma: float, rate: float, generations: int, decay: float) -> None:
     """Check what all evolution strategies are set by.
 
     Args:
@@ -109,14 +118,17 @@ def check(pairs: int, tasks: int, sigma: float, rate: float, generations: int) -
         sigma: of a direction.
         rate: Adam's.
         generations: in all.
+        decay: of the weights.
 
     Raises:
         TaskError: one is out of range.
     """
-    if not (pairs >= 2 and tasks >= 1 and generations >= 1 and 0 < sigma < math.inf and 0 < rate < math.inf):
+    counts = pairs >= 2 and tasks >= 1 and generations >= 1
+    if not (counts and 0 < sigma < math.inf and 0 < rate < math.inf and 0 <= decay < math.inf):
         raise TaskError(
-            "A teacher needs `pairs >= 2`, `tasks >= 1`, `generations >= 1`, `sigma > 0` and `rate > 0`, got "
-            f"pairs={pairs}, tasks={tasks}, generations={generations}, sigma={sigma}, rate={rate}."
+            "A teacher needs `pairs >= 2`, `tasks >= 1`, `generations >= 1`, `sigma > 0`, `rate > 0` and "
+            f"`decay >= 0`, got pairs={pairs}, tasks={tasks}, generations={generations}, sigma={sigma}, rate={rate}, "
+            f"decay={decay}."
         )
 
 

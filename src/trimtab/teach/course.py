@@ -62,6 +62,7 @@ DEFAULTS: dict[str, Table] = {
         "tasks": 2,
         "sigma": 0.1,
         "rate": 0.04,
+        "decay": 0.0,
         "regret": False,
         "unroll": 50,
         "members": 32,

@@ -6,7 +6,7 @@ from the same weights, order of examples and starting values. What is better by 
 Algorithm 1, Salimans et al. 2017, "Evolution strategies as a scalable alternative to reinforcement learning",
 arXiv:1703.03864, with its antithetic pairs and Adam. Differs from the source: a pair's difference is divided by the
 root mean square over its lesson's pairs and cut to ±2 (the source ranks all returns), so that each lesson weighs the
-same and one lost run no more than others; the rate falls linearly to 0; no weight decay.
+same and one lost run no more than others; the rate falls linearly to 0; the weights' decay is AdamW's.
 
 Randomness is counted, not carried: a direction follows from seed, generation and lesson. So a state is a few tensors,
 and teaching goes on bit for bit after a kill.
@@ -85,6 +85,7 @@ class Evolution:
         sigma: how far a direction goes, in units of the weights.
         rate: Adam's at the start; it falls linearly to 0 over the generations.
         generations: how many there will be.
+        decay: of the policy's weights, a generation and unit of the rate, so that what tells nothing fades.
         seed: of the directions.
         baseline: gives a lesson's best static cost, for fitness as regret; None: fitness is the cost itself.
 
@@ -100,12 +101,13 @@ class Evolution:
     sigma: float = 0.1
     rate: float = 0.04
     generations: int = 500
+    decay: float = 0.0
     seed: int = 0
     baseline: Baseline | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        check(self.pairs, self.tasks, self.sigma, self.rate, self.generations)
+        check(self.pairs, self.tasks, self.sigma, self.rate, self.generations, self.decay)
 
     def start(self, mean: Tensor) -> Lives:
         """Stand at a policy's taught weights, ``[P]``."""
@@ -129,12 +131,13 @@ class Evolution:
             gradient(directions(self, ascent.number, task), scaled(differences)) / self.sigma
             for task, (differences, _) in enumerate(found)
         ]
-        new = ascent.climb(torch.stack(gradients).mean(0), falling(self.rate, ascent.number, self.generations))
+        mean = torch.stack(gradients).mean(0)
+        new = ascent.climb(mean, falling(self.rate, ascent.number, self.generations), self.decay)
         sizes = torch.stack([differences.square().mean().sqrt() for differences, _ in found])
         return Lives(new), {
             "cost": sum(cost for _, cost in found) / len(found),
             "difference": float(sizes.mean()),
-            "gradient": float(torch.stack(gradients).mean(0).norm()),
+            "gradient": float(mean.norm()),
         }
 
     def tree(self, state: Lives) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class PersistentEvolution:
         sigma: how far a direction goes, in units of the weights.
         rate: Adam's at the start; it falls linearly to 0 over the generations.
         generations: how many there will be.
+        decay: of the policy's weights, a generation and unit of the rate, so that what tells nothing fades.
         seed: of the directions.
         unroll: optimizer steps of a piece.
 
@@ -64,12 +65,13 @@ class PersistentEvolution:
     sigma: float = 0.1
     rate: float = 0.04
     generations: int = 1000
+    decay: float = 0.0
     seed: int = 0
     unroll: int = 50
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        check(self.pairs, self.tasks, self.sigma, self.rate, self.generations)
+        check(self.pairs, self.tasks, self.sigma, self.rate, self.generations, self.decay)
         if self.unroll < 1:
             raise TaskError(f"A teacher needs `unroll >= 1`, got {self.unroll}.")
 
@@ -101,7 +103,7 @@ class PersistentEvolution:
             gradient(after.drift / self.sigma**2, scaled(differences, size.sqrt())) for after, differences, _ in found
         ]
         mean = torch.stack(gradients).mean(0)
-        new = ascent.climb(mean, falling(self.rate, ascent.number, self.generations))
+        new = ascent.climb(mean, falling(self.rate, ascent.number, self.generations), self.decay)
         afters = [after for after, _, _ in found]
         costs = [cost for _, _, cost in found]
         record = {

@@ -52,6 +52,7 @@ class Unroll:
         tasks: lessons under way at the same time.
         rate: Adam's at the start; it falls linearly to 0 over the generations.
         generations: how many there will be.
+        decay: of the policy's weights, a generation and unit of the rate, so that what tells nothing fades.
         seed: of nothing here; lessons have their own.
         unroll: optimizer steps of a piece; memory grows with it.
         clip: the largest norm of one member's gradient.
@@ -67,6 +68,7 @@ class Unroll:
     tasks: int = 4
     rate: float = 0.01
     generations: int = 1000
+    decay: float = 0.0
     seed: int = 0
     unroll: int = 50
     clip: float = 1.0
@@ -74,10 +76,11 @@ class Unroll:
     def __post_init__(self) -> None:
         """Check the settings."""
         counts = {name: getattr(self, name) for name in ("members", "tasks", "generations", "unroll")}
-        if not (min(counts.values()) >= 1 and 0 < self.rate < math.inf and 0 < self.clip < math.inf):
+        is_able = min(counts.values()) >= 1 and 0 <= self.decay < math.inf
+        if not (is_able and 0 < self.rate < math.inf and 0 < self.clip < math.inf):
             raise TaskError(
-                "A teacher that unrolls needs `members`, `tasks`, `generations` and `unroll` of at least 1, `rate > 0` "
-                f"and `clip > 0`, got {counts}, rate={self.rate}, clip={self.clip}."
+                "A teacher that unrolls needs `members`, `tasks`, `generations`, `unroll` of at least 1, `rate > 0`, "
+                f"`clip > 0` and `decay >= 0`, got {counts}, rate={self.rate}, clip={self.clip}, decay={self.decay}."
             )
 
     def start(self, mean: Tensor) -> Journeys:
@@ -101,7 +104,7 @@ class Unroll:
         found = list(spread(_taken, legs))
         cuts = [clipped(slopes, self.clip) for _, slopes, _ in found]
         mean = torch.stack([slopes.mean(0) for slopes, _ in cuts]).mean(0)
-        new = ascent.climb(-mean, falling(self.rate, ascent.number, self.generations))
+        new = ascent.climb(-mean, falling(self.rate, ascent.number, self.generations), self.decay)
         record = {
             "cost": sum(cost for _, _, cost in found) / len(found),
             "clipped": float(torch.stack([was_cut.double().mean() for _, was_cut in cuts]).mean()),
