@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from trimtab.errors import DataError
 from trimtab.task import Batch, Model, Reference, Split
+from trimtab.tasks.regression import Table, normalised, squared_error
 from trimtab.tasks.seeded import build_seeded
-from trimtab.tasks.uci import Table
 
 BOUNDS: dict[Split, slice] = {"train": slice(0, 242), "val": slice(242, 342), "test": slice(342, None)}
 
@@ -57,16 +57,15 @@ error in the target's unit. Half of the variance is noise: a run that goes on to
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
         """Give measurements ``[N, 10]`` and targets ``[N]``, float32, normalised."""
-        rows = _table().rows[split]
-        return _table().x[rows], _table().y[rows]
+        return _table().split(split)
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Give the mean squared error, ``[]`` in the training targets' variance."""
-        return (model(batch.x) - batch.y).square().mean()
+        return squared_error(model, batch)
 
     def score(self, model: Model, batch: Batch) -> Tensor:
         """Give the root mean squared error, ``[]``; lower is better."""
-        return self.loss(model, batch).sqrt() * _table().deviation
+        return _table().root_error(model, batch)
 
 
 @cache
@@ -80,6 +79,4 @@ def _table() -> Table:
     x, y = load_diabetes(return_X_y=True)
     table = torch.cat([torch.from_numpy(x), torch.from_numpy(y)[:, None]], 1)
     table = table[torch.randperm(len(table), generator=torch.Generator().manual_seed(0))]
-    deviation, mean = torch.std_mean(table[BOUNDS["train"]], 0)
-    table = (table - mean) / deviation
-    return Table(table[:, :-1].float(), table[:, -1].float(), BOUNDS, float(deviation[-1]))
+    return normalised(table, BOUNDS)

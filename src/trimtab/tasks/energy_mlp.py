@@ -11,8 +11,9 @@ from typing import final
 from torch import Tensor, nn
 
 from trimtab.task import Batch, Model, Reference, Split
+from trimtab.tasks.regression import Table, squared_error
 from trimtab.tasks.seeded import build_seeded
-from trimtab.tasks.uci import Table, read_table, table_files
+from trimtab.tasks.uci import read_table, table_files
 
 FILES = table_files(
     "energy",
@@ -66,17 +67,15 @@ use.
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
         """Give features ``[N, 8]`` and targets ``[N]``, float32, normalised."""
-        table = _table()
-        rows = table.rows[split]
-        return table.x[rows], table.y[rows]
+        return _table().split(split)
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Give the mean squared error, ``[]`` in the training targets' variance."""
-        return (model(batch.x) - batch.y).square().mean()
+        return squared_error(model, batch)
 
     def score(self, model: Model, batch: Batch) -> Tensor:
         """Give the root mean squared error, ``[]`` kWh/m²; lower is better."""
-        return self.loss(model, batch).sqrt() * _table().deviation
+        return _table().root_error(model, batch)
 
 
 @cache

@@ -11,8 +11,9 @@ from typing import final
 from torch import Tensor, nn
 
 from trimtab.task import Batch, Model, Reference, Split
+from trimtab.tasks.regression import Table, squared_error
 from trimtab.tasks.seeded import build_seeded
-from trimtab.tasks.uci import Table, read_table, table_files
+from trimtab.tasks.uci import read_table, table_files
 
 FILES = table_files(
     "kin8nm",
@@ -68,16 +69,15 @@ root mean squared error in the target's unit. 1.2 MB, downloaded at first use.
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
         """Give features ``[N, 8]`` and targets ``[N]``, float32, normalised."""
-        rows = _table().rows[split]
-        return _table().x[rows], _table().y[rows]
+        return _table().split(split)
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Give the mean squared error, ``[]`` in the training targets' variance."""
-        return (model(batch.x) - batch.y).square().mean()
+        return squared_error(model, batch)
 
     def score(self, model: Model, batch: Batch) -> Tensor:
         """Give the root mean squared error, ``[]``; lower is better."""
-        return self.loss(model, batch).sqrt() * _table().deviation
+        return _table().root_error(model, batch)
 
 
 @cache

