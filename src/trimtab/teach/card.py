@@ -50,7 +50,7 @@ def write_card(
 
 def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, origin: Mapping[str, str]) -> str:
     """Write the card's page, Markdown."""
-    policy, teacher, lessons = (course.tables[name] for name in ("policy", "teacher", "distribution"))
+    policy, lessons, teacher = course.tables["policy"], course.tables["distribution"], course.settings
     last, genome = curve[-1], course.genome()
     done, planned = int(last["generation"]), teacher["generations"]
     short, long = lessons["horizons"]
@@ -84,8 +84,8 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             "",
             "The score is on small exercises of the kind that it was taught on: perceptrons of at most 3 layers of 64 "
             "units, smaller convolutional, recurrent and attention networks, at most 64 inputs. It says nothing of "
-            f"other kinds, larger ones or horizons beyond {long}: `trimtab race TASK --controllers card:FILE` measures "
-            "those. Below a loss of 1e-4 of the constant answer's, differences did not count.",
+            f"other kinds, larger ones or horizons beyond {long}: `trimtab bench any-lr --card FILE` measures those. "
+            " Below a loss of 1e-4 of the constant answer's, differences did not count.",
             "",
         ]
     )

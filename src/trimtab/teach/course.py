@@ -122,6 +122,12 @@ class Course:
         """All that decides what comes of it, as JSON."""
         return json.dumps({name: table for name, table in self.tables.items() if name != "budget"}, sort_keys=True)
 
+    @property
+    def settings(self) -> Table:
+        """The teacher's table, without what its method does not know."""
+        table = self.tables["teacher"]
+        return {key: value for key, value in table.items() if table["method"] in OWN.get(key, (table["method"],))}
+
     def panel(self) -> Panel:
         """Give the knobs."""
         return Panel.of(self.tables["policy"]["knobs"])
@@ -176,13 +182,13 @@ class Course:
         Raises:
             TaskError: there is no such method.
         """
-        table = dict(self.tables["teacher"])
-        method = table.pop("method")
+        method, given = self.tables["teacher"]["method"], self.tables["teacher"]
         if method not in METHODS:
             raise TaskError(f"`[teacher] method` must be one of {', '.join(METHODS)}, got {method!r}.")
         for key, owners in OWN.items():
-            if method not in owners and table.pop(key) != DEFAULTS["teacher"][key]:
+            if method not in owners and given[key] != DEFAULTS["teacher"][key]:
                 raise TaskError(f"`[teacher] {key}` is for the method {' or '.join(owners)}, got it for {method!r}.")
+        table = {key: value for key, value in self.settings.items() if key != "method"}
         if table.pop("regret", False):
             table["baseline"] = baseline
         shared = {"genome": self.genome(), "panel": self.panel(), "by": self.by, "seed": self.tables[""]["seed"]}
