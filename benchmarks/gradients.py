@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 LR = Panel.of(["lr"])
 GENOME = Genome(Policy.for_panel(LR, hidden=4).spec, ("progress", "age", "trend_mid", "lr_dog"))
 MEAN = 0.3 * Draw(1).normal(GENOME.size)
-STEPS, PIECE, MEMBERS, SIGMA, ESTIMATES, REFERENCE = 60, 15, 32, 0.1, 40, 1000
+STEPS, PIECE, MEMBERS, SIGMA, ESTIMATES, REFERENCE = 60, 15, 32, 0.1, 40, 500
 RANGES = {"rates that train": (1e-4, 1e-2), "seven decades": (1e-6, 10.0)}
 Estimate = Callable[[Lesson, tuple[float, float], int], Tensor]
 """Gives ``[P]`` from a lesson, a range of starting rates and a seed."""

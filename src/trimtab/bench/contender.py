@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import (
 
 from trimtab.controller import Controller
 from trimtab.controllers import CATALOGUE, Policy, controller_named, shipped
+from trimtab.controllers.cards import DEFAULT as USUAL
 from trimtab.errors import TaskError
 from trimtab.knobs import Panel
 
@@ -34,7 +35,7 @@ LAYERS = "trimtab-layer-v1"  # the shipped card that was taught layer by layer
 EVERY = 10
 CADENCE = {"hypergradient": 1}  # the rule as published acts at every step
 OPEN_LOOP = ("constant", "cosine", "wsd", "onecycle", "linear")
-DEFAULT = (*OPEN_LOOP, "plateau", "greedy", "hypergradient", "policy", "plain-constant")
+DEFAULT = (*OPEN_LOOP, "plateau", "greedy", "hypergradient", USUAL, "plain-constant")
 
 
 @dataclass(frozen=True)
