@@ -13,10 +13,12 @@ from trimtab.errors import TaskError
 from trimtab.rules import SGD, AdamW, RMSprop, Rule
 from trimtab.task import Batch, Model, Reference, Split, Task
 from trimtab.tasks import task_named
+from trimtab.tasks.chars_transformer import CharsTransformer
 from trimtab.tasks.digits_mlp import DigitsMLP
 
 LRS = tuple(float(lr) for lr in torch.logspace(-5, 1, 13, dtype=torch.float64))  # half decades
 SEEN, SCORED = 1000, 2000  # examples of the validation split's halves that are used, at most
+TEXTS = 48  # of the transformer's, each of 64 characters to be named
 RULES: dict[str, Callable[[], Rule]] = {
     "sgd": lambda: SGD(momentum=0.9),
     "adamw": AdamW,
@@ -35,6 +37,8 @@ class Entry:
         steps: optimizer steps of each run.
         seeds: of weights and data order, at most.
         rule: a name in :data:`RULES`.
+        seen: examples of the validation split's first half that a controller sees, at most.
+        scored: examples of its second half that score, at most.
     """
 
     name: str
@@ -42,11 +46,13 @@ class Entry:
     steps: int
     seeds: int
     rule: str
+    seen: int = SEEN
+    scored: int = SCORED
 
     @cached_property
     def task(self) -> Halved:
         """The task, its validation split in halves."""
-        return Halved(self.make())
+        return Halved(self.make(), self.seen, self.scored)
 
     def twin(self) -> Rule:
         """Make the optimizer's twin."""
@@ -58,10 +64,12 @@ class Halved:
 
     Args:
         task: any.
+        seen: examples of the first half that are used, at most.
+        scored: of the second half, likewise.
     """
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, seen: int = SEEN, scored: int = SCORED) -> None:
+        self.task, self._seen, self._scored = task, seen, scored
         self.name, self.card, self.metric, self.reference = task.name, task.card, task.metric, task.reference
         self.horizon, self.batch_size, self.optimizer = task.horizon, task.batch_size, task.optimizer
         self.noise_shape = task.noise_shape
@@ -80,14 +88,15 @@ class Halved:
         return self.task.build(seed)
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Give a split; of "val" the half that a controller may see, at most :data:`SEEN` examples."""
+        """Give a split; of "val" the half that a controller may see."""
         x, y = self.task.data(split)
-        return (x[: min(len(x) // 2, SEEN)], y[: min(len(y) // 2, SEEN)]) if split == "val" else (x, y)
+        half = min(len(x) // 2, self._seen)
+        return (x[:half], y[:half]) if split == "val" else (x, y)
 
     def scored(self) -> tuple[Tensor, Tensor]:
-        """Give the half of the validation split that scores, at most :data:`SCORED` examples."""
+        """Give the half of the validation split that scores."""
         x, y = self.task.data("val")
-        rows = slice(len(x) // 2, len(x) // 2 + SCORED)
+        rows = slice(len(x) // 2, len(x) // 2 + self._scored)
         return x[rows], y[rows]
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
@@ -110,7 +119,7 @@ SUITES: dict[str, tuple[Entry, ...]] = {
         _of("digits-cnn-v1", 400, "sgd"),
         _of("kin8nm-mlp-v1", 1000, "adamw"),
         _of("fashion-mlp-v1", 600, "sgd"),
-        _of("chars-transformer-v1", 200, "adamw", seeds=3),
+        Entry("chars-transformer-v1", CharsTransformer, 200, 3, "adamw", seen=TEXTS, scored=TEXTS),
     ),
     "generalize-v1": (
         Entry("horizon-x10", DigitsMLP, 6000, 3, "adamw"),
