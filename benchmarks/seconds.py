@@ -75,6 +75,8 @@ def build(entry: Entry, name: str) -> Callable[[], None]:
     model, stream = entry.task.build(0), Stream(entry.task, [0])
     if name in PEERS:
         optimizer = PEERS[name].make(importlib.import_module(PEERS[name].package), model, entry.rule)
+        if hasattr(optimizer, "train"):  # Schedule-Free's two points
+            optimizer.train()
     else:
         optimizer = entry.twin().optimizer(model.parameters())
     is_falling = name == PLAIN or (name in PEERS and PEERS[name].has_cosine)
