@@ -121,8 +121,10 @@ class Helm:
         seen = Observation(signals, features, position, self._progress(signals))
         move, mind = self.controller.act(seen, state["mind"])
         turned = self.panel.turn(position, move, signals.step)
-        changed = turned != position if not turned.requires_grad else torch.ones_like(turned, dtype=torch.bool)
-        values = torch.where(changed, self.panel.from_unit(turned), values)  # else bit for bit, and no slope is lost
+        fresh = self.panel.from_unit(turned)
+        if fresh.requires_grad:  # a move of zero leaves the value as it is, bit for bit, but not without a slope
+            values = values + (fresh - fresh.detach())
+        values = torch.where(turned != position, fresh, values)
         new: HelmState = {"position": turned, "values": values, "move": move, "memory": memory, "mind": mind}
         verdict = None
         if self.guard is not None:
