@@ -148,7 +148,8 @@ def grid(panels: Sequence[Panel], *, columns: int = 3, title: str = "", height: 
                 ax.set_xlabel("")
         handles, labels = _legend_entries(axes[: len(panels)])
         if labels:
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+            wide = 6 if max(map(len, labels)) < 18 else 4
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), wide))
         return _svg(figure, title or panels[0].title)
 
 

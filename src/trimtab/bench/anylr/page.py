@@ -21,6 +21,7 @@ from trimtab.controllers.cards import shipped
 from trimtab.templates import render, save_page
 
 LOWEST, TALLEST = 0.4, 30.0  # regrets beyond are drawn at the edge
+OURS = ("#AA4499", "#999933", "#332288")  # the shipped cards' colours
 HEADS = (
     ("contender", "who; +val: the controller sees half of the validation split; +replay: the open-loop replay of its "
      "own mean course; +paths: of its mean course from each learning rate"),
@@ -149,15 +150,16 @@ def schedules(rows: Sequence[Row]) -> str:
             Line(list(range(0, 101, 5)), row["schedule"], f"from {row['lr']:.0e}", color=color, marker="")
             for row, color in zip(mine, shades(len(mine)), strict=True)
         ]
-        drawn.append(Panel(f"{name}, {task}", "% of the run", "learning rate", lines, is_log_y=True))
-    return grid(drawn, columns=2, title="Learning rates that the cards used", height=2.6) if drawn else ""
+        where = f"{name.removeprefix('trimtab-')}, {task}"
+        drawn.append(Panel(where, "% of the run", "learning rate", lines, is_log_y=True, y_range=(1e-6, 10.0)))
+    return grid(drawn, columns=len(shipped()), title="Learning rates that the cards used") if drawn else ""
 
 
 def _look(name: str) -> dict[str, Any]:
     if name in STATIC or "+" in name:
         return style(name)
     if name in shipped():
-        return {"color": "#332288", "dash": "-", "width": 2.4}
+        return {"color": OURS[shipped().index(name) % len(OURS)], "dash": "-", "width": 2.4}
     look = style(name)
     return look if look["color"] not in PALETTE else {**look, "dash": "-."}
 
@@ -168,4 +170,6 @@ def _span(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _number(value: float) -> str:
-    return "∞" if math.isinf(value) else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+    if math.isinf(value):
+        return "∞"
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 1e4 else f"{value:.0e}".replace("e+", "e")
