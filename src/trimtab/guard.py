@@ -21,6 +21,7 @@ from trimtab.signals import Signals
 
 FINE, NOT_FINITE, EXPLODED = 0, 1, 2
 GLITCHES = 3  # bad batches in a row that are believed to be such
+EARLY, EARLY_MARGIN = 10, 0.85  # up to this step a loss may rise by no more than this share of its level
 REASONS = ("", "the loss or the gradient is not finite", "the loss exploded")
 GAINS = (0.3, 0.05, 0.1)  # per reading: the fast mean, the slow mean, the noise
 Memory = dict[str, Tensor]
@@ -56,6 +57,10 @@ class Guard:
     Something not finite that came out of nothing, no loss before it having risen, is taken for a bad batch: the
     snapshot is restored and the rate left alone, up to :data:`GLITCHES` times without three good readings in between.
     Any other failure cuts the rate, each try further.
+
+    Up to step 10 there is little to lose and much to learn: the untouched network's loss is a bound that only too high
+    a rate passes, and one step of it may kill a network for good. There a smaller rise is bad (:data:`EARLY_MARGIN`),
+    and a failure beyond the usual law cuts twice.
 
     Args:
         margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.
@@ -125,13 +130,13 @@ class Guard:
             The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before.
         """
         mean = signals.losses.to(torch.float64).mean(1)
-        reason, is_calm = self._reason(signals, mean, memory)
+        reason, is_calm, is_wild = self._reason(signals, mean, memory)
         bad = (reason != FINE) & ~memory["gave_up"]
         due = self.is_due(signals.step, memory)
         kept = memory["kept_at"] > 0
         lucky = bad & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
         failed = (bad & ~lucky).to(torch.int64)
-        tries, cuts = memory["tries"] + failed, memory["cuts"] + failed
+        tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + is_wild.to(torch.int64))
         keep = due & ~bad | (due & ~kept)  # the very first state is kept whatever its loss: there is no other
         cut = torch.pow(self.cut, cuts.to(torch.float64)).masked_fill(lucky, 1.0)
         gave_up = memory["gave_up"] | (tries > self.tries)
@@ -148,21 +153,28 @@ class Guard:
         }
         return Verdict(keep, bad, cut, reason.masked_fill(~bad, FINE), gave_up), new
 
-    def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Say what is wrong, and where something not finite came out of nothing: ``[B]`` each."""
+    def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """Say what is wrong, where something not finite came out of nothing, where a rate is wild: ``[B]`` each."""
         losses = signals.losses.to(torch.float64)
         sane = (signals.grad_sq + signals.weight_sq).isfinite().all(1)
         # a NaN loss at sane weights and gradients is one that the caller did not tell
         finite = sane & (losses.isfinite() | (losses.isnan() & sane[:, None])).all(1)
-        fast, slow, noise = memory["means"].unbind(-1)
-        level = torch.fmax(fast, slow)
-        way = (memory["first"] - memory["best"]).clamp_min(0)
-        allowed = level + 3 * noise + self.margin * torch.fmax(level.abs(), 0.02 * way)
-        exploded = mean > allowed  # False while there is no level yet
+        is_early = signals.step <= EARLY
+        allowed, early = self._allowed(memory, self.margin), self._allowed(memory, min(self.margin, EARLY_MARGIN))
+        exploded = mean > torch.where(is_early, early, allowed)  # False while there is no level yet
         known = losses.isfinite()
         risen = known & (losses > allowed[:, None])
         is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
-        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE), is_calm
+        is_wild = is_early & (~finite | (mean > allowed))
+        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE), is_calm, is_wild
+
+    @staticmethod
+    def _allowed(memory: Memory, margin: float) -> Tensor:
+        """Give the mean loss beyond which a reading is bad ``[B]``; NaN while there is no level yet."""
+        fast, slow, noise = memory["means"].unbind(-1)
+        level = torch.fmax(fast, slow)
+        way = (memory["first"] - memory["best"]).clamp_min(0)
+        return level + 3 * noise + margin * torch.fmax(level.abs(), 0.02 * way)
 
     @staticmethod
     def _means(mean: Tensor, memory: Memory, bad: Tensor) -> Memory:
