@@ -38,6 +38,7 @@ from torch import Tensor
 from trimtab.controller import Controller
 from trimtab.controllers import CATALOGUE, Constant, KnobDescent, Policy
 from trimtab.guard import Guard
+from trimtab.hypergrad import Estimator, OneStep, OneStepValidation, estimator_of
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
 from trimtab.rollout import Rollout, rollout
@@ -46,7 +47,6 @@ from trimtab.task import Task
 from trimtab.tasks import task_named
 from trimtab.teach import Distribution
 from trimtab.teach.distribution import LR_RANGE, Lesson
-from trimtab.teach.estimator import Estimator, OneStep, OneStepValidation
 from trimtab.teach.examination import Grids
 from trimtab.teach.fitness import attempt
 from trimtab.teach.online import OnlineTeaching
@@ -116,7 +116,7 @@ def known(path: Path) -> list[dict[str, Any]]:
 @torch.no_grad()
 def examined(controller: Controller, lesson: Lesson, grids: Grids) -> Tensor:
     """Give ``[7]`` log-regrets of one lesson, means of 2 seeds."""
-    plant = Plant(lesson.task, lesson.rule, LR, needs=controller.needs)
+    plant = Plant(lesson.task, lesson.rule, LR, estimator=estimator_of(controller))
     low, high = (math.log10(bound) for bound in LR_RANGE)
     starts = torch.logspace(low, high, 7, dtype=torch.float64)
     done, _ = attempt(lesson, plant, controller, starts.repeat_interleave(2)[:, None], lesson.seeds(2) * 7)
@@ -163,7 +163,7 @@ def measured(
 def run(task: Task, controller: Controller, rates: Tensor, *, guard: Guard | None = None) -> Rollout:
     """Train every rate with every seed, at the task's horizon."""
     rule: Rule = SGD(momentum=0.9) if task.optimizer == "sgd" else AdamW()
-    plant = Plant(task, rule, LR, needs=controller.needs)
+    plant = Plant(task, rule, LR, estimator=estimator_of(controller))
     values = rates.repeat_interleave(len(SEEDS))[:, None, None]
     seeds = SEEDS * len(rates)
     return rollout(plant, controller, values, seeds=seeds, steps=task.horizon, horizon=task.horizon, guard=guard)

@@ -14,7 +14,7 @@ def main(steps: int = 200, members: int = 16) -> torch.Tensor:
     task = trimtab.task_named("digits-mlp-v1")
     panel = trimtab.Panel.of(["lr"])
     controller = trimtab.controller_named("cosine")
-    plant = trimtab.Plant(task, AdamW(), panel, needs=controller.needs)
+    plant = trimtab.Plant(task, AdamW(), panel, estimator=trimtab.estimator_of(controller))
     rates = torch.logspace(-6, 1, members, dtype=torch.float64)
 
     run = trimtab.rollout(

@@ -23,6 +23,7 @@ from trimtab.controller import Controller
 from trimtab.controllers import CATALOGUE as CONTROLLERS
 from trimtab.controllers import KnobDescent, Plateau, Policy, Random
 from trimtab.guard import Guard
+from trimtab.hypergrad import estimator_of
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
 from trimtab.rollout import Rollout, rollout
@@ -135,7 +136,7 @@ def simulate(course: Course) -> Rollout:
         course.panel,
         sites=sites,
         every=EVERY,
-        needs=course.controller.needs,
+        estimator=estimator_of(course.controller),
         dtype=course.dtype,
     )
     row = torch.tensor([course.first(name) for name in course.knobs], dtype=F64)

@@ -16,8 +16,10 @@ import pytest
 FLOORS = (
     "errors",
     "knobs signals sites datasets ranks whole workers",
-    "controller rules task probe features guard linkage loop columns",
-    "hypergrad helm layout stream snapshot controllers tasks charts templates checkpoint",
+    "controller rules task probe features guard linkage loop columns layout",
+    "copies",
+    "hypergrad",
+    "helm stream snapshot controllers tasks charts templates checkpoint compiled",
     "gauge plant trace reasons",
     "rollout report",
     "pilot",

@@ -30,7 +30,7 @@ def run(rule: str, controller: str, rates: list[float]) -> dict[str, Any]:
     task = trimtab.task_named("digits-mlp-v1")
     panel = trimtab.Panel.of(["lr"])
     chosen = trimtab.controller_named(controller)
-    plant = trimtab.Plant(task, CATALOGUE[rule](), panel, needs=chosen.needs, dtype=torch.float64)
+    plant = trimtab.Plant(task, CATALOGUE[rule](), panel, estimator=trimtab.estimator_of(chosen), dtype=torch.float64)
     values = torch.tensor(rates, dtype=torch.float64)[:, None, None]
     seeds = list(range(len(rates)))
     done = trimtab.rollout(plant, chosen, values, seeds=seeds, steps=60, horizon=60, guard=trimtab.Guard())

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimtab.controllers import Constant, KnobDescent
+from trimtab.controllers import Constant
 from trimtab.errors import KnobError, TaskError
 from trimtab.guard import Guard
+from trimtab.hypergrad import OneStep, estimator_of
 from trimtab.knobs import Knob, Panel
 from trimtab.plant import Plant
 from trimtab.rollout import Rollout, rollout
@@ -60,7 +61,7 @@ def run(
     """Run members in float64, guard watching."""
     controller = controller or Constant()
     sites = sites_of(task.build(0), by)
-    plant = Plant(task, rule, panel, sites=sites, needs=controller.needs, dtype=F64, **options)
+    plant = Plant(task, rule, panel, sites=sites, estimator=estimator_of(controller), dtype=F64, **options)
     return rollout(plant, controller, values, seeds=seeds, steps=steps, horizon=steps, guard=Guard())
 
 
@@ -184,7 +185,7 @@ def test_hypergradients_are_finite_differences(rule: Rule) -> None:
     """At step 2 a reading's hypergradient is how the loss answers to the first step's values, knob by knob and site."""
     panel = Panel.of(["lr", "weight_decay"])
     task, values = DigitsMLP(), spread([0.01, 0.1], sites=2)
-    plant = Plant(task, rule, panel, sites=sites_of(task.build(0), "layer"), needs=KnobDescent().needs, dtype=F64)
+    plant = Plant(task, rule, panel, sites=sites_of(task.build(0), "layer"), estimator=OneStep(), dtype=F64)
 
     stream = Stream(task, SEEDS, dtype=F64)
     first, second = stream.next(), stream.next()

@@ -28,6 +28,7 @@ from trimtab.errors import TraceError as TraceError
 from trimtab.errors import TrimtabError as TrimtabError
 from trimtab.features import Features as Features
 from trimtab.guard import Guard as Guard
+from trimtab.hypergrad import estimator_of as estimator_of
 from trimtab.knobs import Knob as Knob
 from trimtab.knobs import Panel as Panel
 from trimtab.pilot import Pilot as Pilot
@@ -53,6 +54,7 @@ __all__ = [
     "controller_named",
     "DataError",
     "default_knobs",
+    "estimator_of",
     "Features",
     "groups",
     "Guard",

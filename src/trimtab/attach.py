@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,6 +20,8 @@ from trimtab.features import Features
 from trimtab.gauge import Gauge
 from trimtab.guard import Guard
 from trimtab.helm import Helm
+from trimtab.hypergrad import estimator_of
+from trimtab.hypergrad.recorder import Recorder
 from trimtab.knobs import Knob, Panel
 from trimtab.linkage import Linkage
 from trimtab.pilot import Mode, Pilot
@@ -43,6 +45,7 @@ def attach(
     validate: Callable[[], float | Tensor | None] | None = None,
     validate_every: int | None = None,
     validation_loss: Callable[[], Tensor] | None = None,
+    loss_fn: Callable[..., Tensor] | None = None,
     model: nn.Module | None = None,
     every: int = 10,
     mode: Mode = "act",
@@ -69,8 +72,12 @@ def attach(
             gives None there, and the loss is the mean of the others'.
         validate_every: optimizer steps between validations, a multiple of `every`; default ``5 * every``.
         validation_loss: called without arguments to give the loss on held-out examples as a tensor to differentiate,
-            for a controller that learns from its slope; before each optimizer step that a decision follows.
-        model: the network, so that the guard also protects its buffers (batch norm's statistics).
+            for a controller that follows its slope; after each optimizer step that a decision follows. None:
+            `validate`, where it gives such a tensor.
+        loss_fn: computes the last batch's training loss again, with `model` as it stands then, for a controller whose
+            estimator differentiates it twice; called without arguments, or with `batch` where ``pilot.step(loss,
+            batch=batch)`` told it.
+        model: the network, so that the guard also protects its buffers (batch norm's statistics); `loss_fn` needs it.
         every: optimizer steps between decisions (the first come at 1, 2, 4 and 7).
         mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures: no controller is
             asked.
@@ -109,17 +116,17 @@ def attach(
     needs = chosen.needs
     if "val_loss" in needs and validate is None:
         raise SignalError(f"Controller {chosen.name!r} needs a validation loss: give `validate=`.")
-    if ("val_hypergrad" in needs) != (validation_loss is not None):
-        raise SignalError(
-            "`validation_loss=` and a controller that needs 'val_hypergrad' belong together, got one without the other "
-            f"(controller {chosen.name!r})."
-        )
+    held_out = validation_loss or cast("Callable[[], Tensor] | None", validate)
+    recorder = _recorder(optimizer, panel, chosen, model=model, loss_fn=loss_fn, validation_loss=held_out)
+    for name, given in (("validation_loss", validation_loss), ("loss_fn", loss_fn)):
+        if given is not None and _WANTS[name] not in needs:
+            raise SignalError(f"Controller {chosen.name!r} has no use for `{name}=`: leave it out, or choose another.")
     period = 5 * every if validate_every is None else validate_every
     if isinstance(period, bool) or not isinstance(period, int) or period < 1 or period % every:
         raise SignalError(f"`validate_every` must be a positive multiple of every={every}, got {period!r}.")
     watch = Guard() if guard is True else guard or None
     helm = Helm(panel, chosen, _features(optimizer, panel, members), watch, horizon=horizon)
-    gauge = Gauge(optimizer, panel, members, every=every, needs=needs, validation_loss=validation_loss)
+    gauge = Gauge(optimizer, panel, members, every=every, recorder=recorder)
     header = Header(panel.names, site_names(optimizer, members), chosen.name, {"horizon": horizon, "every": every})
     linkage = Linkage(panel, optimizer, members, scheduled=schedule is not None)
     try:
@@ -141,6 +148,24 @@ def attach(
         raise
     optimizer._trimtab_pilot = pilot  # type: ignore[attr-defined]  # one optimizer, one pilot
     return pilot
+
+
+_WANTS = {"validation_loss": "val_hypergrad", "loss_fn": "loss_fn"}
+
+
+def _recorder(
+    optimizer: Optimizer,
+    panel: Panel,
+    controller: Controller,
+    *,
+    model: nn.Module | None,
+    loss_fn: Callable[..., Tensor] | None,
+    validation_loss: Callable[[], Tensor] | None,
+) -> Recorder | None:
+    estimator = estimator_of(controller)
+    if estimator is None:
+        return None
+    return Recorder(optimizer, panel, estimator, model=model, loss_fn=loss_fn, validation_loss=validation_loss)
 
 
 def default_knobs(optimizer: Optimizer) -> Panel:

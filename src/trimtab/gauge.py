@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trimtab.checkpoint import fitted
+from trimtab.checkpoint import copied, fitted
 from trimtab.errors import SignalError
+from trimtab.hypergrad.estimator import Memory
+from trimtab.hypergrad.recorder import Before, Recorder
 from trimtab.knobs import Panel
-from trimtab.linkage import read_field
 from trimtab.probe import SAMPLE, STATISTICS, Probe
 from trimtab.ranks import averaged, local, shards, share
-from trimtab.rules import Rule, rule_of, tangents
 from trimtab.signals import Signals, is_reading
 
 
@@ -34,14 +34,11 @@ class Gauge:
         panel: the knobs.
         sites: for each site the indices of its parameter groups.
         every: steps between readings.
-        needs: what the controller needs; with ``"hypergrad"`` the optimizer must have a rule twin.
-        validation_loss: gives the loss on held-out examples, ``[]``, differentiable; with it a hypergradient is that
-            loss's, not the next batch's. Called before each step that is read.
+        recorder: gives steps that an estimator follows; None: readings carry no hypergradient.
         sample: the most coordinates measured of a site.
 
     Raises:
         SignalError: a site has no parameters, or a hypergradient is asked for of complex or sharded ones.
-        TaskError: a hypergradient is asked for and the optimizer has no rule twin.
     """
 
     def __init__(
@@ -51,16 +48,14 @@ class Gauge:
         sites: Sequence[Sequence[int]],
         *,
         every: int,
-        needs: frozenset[str] = frozenset(),
-        validation_loss: Callable[[], Tensor] | None = None,
+        recorder: Recorder | None = None,
         sample: int = SAMPLE,
     ) -> None:
         self._optimizer, self._panel, self._every = optimizer, panel, every
-        self._sites, self._validation_loss = tuple(tuple(site) for site in sites), validation_loss
-        self._rule: Rule | None = rule_of(optimizer) if "hypergrad" in needs else None
+        self._sites, self._recorder = tuple(tuple(site) for site in sites), recorder
         groups = optimizer.param_groups
         self._shards = shards(self._params())
-        if self._rule is not None and (self._shards is not None or any(p.is_complex() for p in self._params())):
+        if recorder is not None and (self._shards is not None or any(p.is_complex() for p in self._params())):
             raise SignalError(
                 "A hypergradient cannot be measured of sharded or complex parameters: choose another one."
             )
@@ -71,7 +66,8 @@ class Gauge:
         self._probe = Probe(sizes, device, sample)
         self._last: tuple[Tensor, Tensor] | None = None
         self._first: Tensor | None = None
-        self._tangents: list[Tensor] | None = None
+        self._before: Before | None = None
+        self._memory: Memory | None = None
         self._pending: Tensor | None = None
         self._losses: list[Tensor | float] = []
         self._warned = False
@@ -90,7 +86,8 @@ class Gauge:
             is_blind: its gradient is not known yet: the optimizer computes it itself, by a closure.
         """
         reads, leads = is_reading(number, self._every), is_reading(number + 1, self._every)
-        if not reads and not leads:
+        follows = self._follows(number)
+        if not (reads or leads or follows):
             return
         params = self._params()
         grads = self._grads(params, is_blind)
@@ -98,11 +95,29 @@ class Gauge:
         grad = self._sample(grads)
         if reads:
             self._pending = self._measure(weight, grad, grads)
-            self._tangents = None  # used; the step may lead to the next reading all the same
         if leads:
             self._last = (weight, grad)
-            if self._rule is not None:
-                self._tangents = self._take_tangents(self._rule, grads)
+        if follows and self._recorder is not None:
+            self._before = self._recorder.hold(self._by_group(grads))
+
+    def follow(self, number: int, batch: Any = None) -> None:
+        """Let the estimator see step `number`, which has just been taken; does nothing where it does not want to.
+
+        Args:
+            number: the step.
+            batch: what `loss_fn` is called with, if anything.
+        """
+        recorder, before = self._recorder, self._before
+        if recorder is None or before is None:
+            return
+        memory = recorder.estimator.start(recorder.form()) if self._memory is None else self._memory
+        step = recorder.step(before, batch)
+        self._memory = recorder.estimator.follow(step, memory, is_due=is_reading(number + 1, self._every))
+        self._before = None
+
+    def forget(self) -> None:
+        """Let the estimator begin anew: the weights were put elsewhere."""
+        self._memory = None
 
     def add(self, loss: Tensor | float) -> None:
         """Take a step's loss; does not synchronise."""
@@ -135,7 +150,7 @@ class Gauge:
         sites = len(self._sites)
         split = flat[: len(STATISTICS) * sites].reshape(len(STATISTICS), sites)
         named: dict[str, Any] = {name: row[None] for name, row in zip(STATISTICS, split, strict=True)}
-        if self._rule is not None:
+        if self._recorder is not None:
             named["hypergrad"] = flat[len(STATISTICS) * sites :].reshape(1, sites, len(self._panel))
         return Signals(
             step=torch.tensor([number]),
@@ -155,15 +170,13 @@ class Gauge:
             "last_weight": last[0].clone(),
             "last_grad": last[1].clone(),
             "first": (empty if self._first is None else self._first).clone(),
-            "seen": torch.tensor([self._last is not None, self._first is not None, self._tangents is not None]),
+            "seen": torch.tensor([self._last is not None, self._first is not None, self._memory is not None]),
             "losses": torch.tensor(window + [math.nan] * (room - len(window)), dtype=torch.float64),
             "count": torch.tensor(min(count, room)),
-            "tangents": [],
+            "memory": {},
         }
-        if self._rule is not None:
-            state["tangents"] = self._tangents or [
-                p.new_zeros(len(self._panel), *p.shape).detach() for p in self._params()
-            ]
+        if self._recorder is not None:
+            state["memory"] = copied(self._memory or self._recorder.estimator.start(self._recorder.form()))
         return {share(self._shards): state}
 
     def check(self, state: dict[str, Any]) -> dict[str, Any] | None:
@@ -184,13 +197,13 @@ class Gauge:
             StateError: it was taken of a model of another size, or with another `every`.
         """
         found = self.check(state)
-        self._pending, self._last, self._first, self._tangents, self._losses = None, None, None, None, []
+        self._pending, self._last, self._first, self._memory, self._losses = None, None, None, None, []
         if found is None:
             return
-        has_last, has_first, has_tangents = found["seen"].tolist()
+        has_last, has_first, has_memory = found["seen"].tolist()
         self._last = (found["last_weight"], found["last_grad"]) if has_last else None
         self._first = found["first"] if has_first else None
-        self._tangents = found["tangents"] if has_tangents else None
+        self._memory = found["memory"] if has_memory else None
         self._losses = found["losses"][: int(found["count"])].tolist()
 
     def _sample(self, tensors: list[Tensor]) -> Tensor:
@@ -228,36 +241,30 @@ class Gauge:
         self._first = weight.clone() if self._first is None else self._first
         last_weight, last_grad = self._last or (weight, torch.zeros_like(grad))
         measured = self._probe.measure(weight, grad, last_weight, last_grad, self._first).reshape(-1)
-        if self._rule is None:
+        if self._recorder is None:
             return measured
-        return torch.cat([measured, self._hypergrad(grads).reshape(-1).to(measured)])
+        return torch.cat([measured, self._hypergrad(self._recorder, grads).reshape(-1).to(measured)])
 
-    def _hypergrad(self, grads: list[Tensor]) -> Tensor:
+    def _hypergrad(self, recorder: Recorder, grads: list[Tensor]) -> Tensor:
         """``[S, K]`` d loss / d value of the knobs that the last update used."""
-        if self._tangents is None:
+        if self._memory is None:
             return torch.zeros(len(self._sites), len(self._panel), dtype=torch.float64)
-        if self._validation_loss is not None:
-            with torch.enable_grad():
-                loss = self._validation_loss()
-            grads = list(torch.autograd.grad(loss, self._params(), allow_unused=True, materialize_grads=True))
-        products = [
-            (t * g).to(torch.float64).flatten(1).sum(1) for t, g in zip(self._tangents, grads, strict=True)
-        ]  # [K] a parameter
-        counts = [sum(len(self._optimizer.param_groups[g]["params"]) for g in site) for site in self._sites]
-        return torch.stack([torch.stack(part).sum(0) for part in _chunks(products, counts)])
+        grad = recorder.row(self._by_group(grads))
+        by_group = recorder.estimator.read(self._memory, grad, recorder.layout)[0]  # [G, K]
+        return torch.stack([by_group[list(site)].sum(0) for site in self._sites])
 
-    def _take_tangents(self, rule: Rule, grads: list[Tensor]) -> list[Tensor]:
-        """``[K, ...]`` d weights / d value for each parameter, of the step about to be taken."""
-        rows = []
-        at = iter(grads)
-        for site in self._sites:
-            for g in site:
-                group = self._optimizer.param_groups[g]
-                for p in group["params"]:
-                    values = {n: torch.as_tensor(read_field(group, n), dtype=p.dtype).to(p) for n in rule.defaults}
-                    slots = rule.slots_of(self._optimizer, p)
-                    rows.append(tangents(rule, next(at), slots, p.detach(), values, self._panel.names))
-        return rows
+    def _follows(self, number: int) -> bool:
+        """Whether the estimator wants to see a step."""
+        if self._recorder is None:
+            return False
+        return self._recorder.estimator.is_running or is_reading(number + 1, self._every)
+
+    def _by_group(self, by_site: list[Tensor]) -> list[Tensor]:
+        """Order what is in the sites' order as the optimizer's groups are."""
+        at = iter(by_site)
+        groups = self._optimizer.param_groups
+        parts = {g: [next(at) for _ in groups[g]["params"]] for site in self._sites for g in site}
+        return [tensor for g in range(len(groups)) for tensor in parts[g]]
 
 
 def _stacked(losses: Sequence[Tensor | float], device: torch.device) -> Tensor:

@@ -1,14 +1,6 @@
 """Pilot: what a user holds. One live run, its optimizer and a controller.
 
-Where a learning-rate scheduler was built, build a pilot; where it was stepped, step the pilot::
-
-    pilot = trimtab.attach(optimizer, horizon=10_000)
-    for x, y in loader:
-        loss = criterion(model(x), y)
-        loss.backward()
-        optimizer.step()
-        pilot.step(loss)
-        optimizer.zero_grad()
+Where a learning-rate scheduler was built, build a pilot (:func:`trimtab.attach`); where it was stepped, step the pilot.
 """
 
 from __future__ import annotations
@@ -26,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trimtab.checkpoint import copied, matched, read_checkpoint, write_checkpoint
 from trimtab.gauge import Gauge
-from trimtab.helm import Helm
+from trimtab.helm import Helm, is_restored
 from trimtab.linkage import Linkage
 from trimtab.loop import Validate, single, step_kind, validated
 from trimtab.ranks import world
@@ -85,7 +77,9 @@ class Pilot(LRScheduler):
         self._hook = optimizer.register_step_pre_hook(hook)
         self._load_hook = optimizer.register_load_state_dict_post_hook(self._after_load)
 
-    def step(self, loss: Tensor | float | None = None, epoch: int | None = None) -> None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, loss: Tensor | float | None = None, epoch: int | None = None, *, batch: Any = None
+    ) -> None:
         """Take the step's loss and, at a reading, decide; called once after each ``optimizer.step()``.
 
         Calls without an optimizer step in between do nothing.
@@ -94,6 +88,7 @@ class Pilot(LRScheduler):
             loss: the training loss of this step, a number or a tensor of one element (not synchronised); None where
                 the caller does not know it: the controller then sees gradients only.
             epoch: not used; there for torch's signature.
+            batch: what `loss_fn` is to be called with, for a controller whose estimator needs it.
 
         Raises:
             SignalError: the loss, or what `validate` gave, is not a single number. Nothing is changed.
@@ -106,6 +101,7 @@ class Pilot(LRScheduler):
         self._answered = number
         if self.is_enabled:
             self._gauge.add(loss)
+            self._gauge.follow(number, batch)
         if reads:
             self._decide(number, measured)
         self._follow()
@@ -267,6 +263,8 @@ class Pilot(LRScheduler):
             decision, self._state = self._helm.steer(signals, self._state)
             if self._snapshot is not None and decision.verdict is not None:
                 self._snapshot.obey(decision.verdict)
+                if is_restored(decision):
+                    self._gauge.forget()
         self._ahead = {}
         self.trace.keep(number, decision, used, event=event_of(decision, is_acting=self.mode == "act"))
 

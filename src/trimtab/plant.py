@@ -13,56 +13,28 @@ Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from trimtab.compiled import compiled
+from trimtab.copies import Copies, Look
 from trimtab.errors import TaskError
 from trimtab.features import Features
 from trimtab.helm import select
+from trimtab.hypergrad import Estimator
+from trimtab.hypergrad.simulated import Simulated
 from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.probe import SAMPLE, STATISTICS, Probe
-from trimtab.rules import Rule, Slots, Values, tangents
+from trimtab.rules import Rule, Slots, Values
 from trimtab.signals import is_reading
 from trimtab.task import Batch, Split, Task
 
 HELD_OUT = 512  # validation examples at most that a hypergradient is measured on
-
-
-@dataclass(frozen=True)
-class Copies:
-    """The members' state between two steps; nothing in it is changed in place.
-
-    Attributes:
-        weights: ``[B, n]`` parameters, site by site.
-        slots: the rule's memory, one set a part: a site for an elementwise rule, else a parameter.
-        buffers: ``[B, ...]`` the network's buffers (batch norm's statistics), by name.
-    """
-
-    weights: Tensor
-    slots: tuple[Slots, ...]
-    buffers: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a reading needs of the step before it.
-
-    Attributes:
-        weight: ``[B, m]`` sampled weights of the last step looked at.
-        grad: ``[B, m]`` its sampled gradient.
-        first: ``[B, m]`` the weights before the first step.
-        tangents: ``[K, B, n]`` d weights / d value of the last step; None where not asked for.
-    """
-
-    weight: Tensor
-    grad: Tensor
-    first: Tensor
-    tangents: Tensor | None = None
 
 
 class Plant:
@@ -74,8 +46,9 @@ class Plant:
         panel: the knobs; hyperparameters without a knob keep the rule's defaults.
         sites: for each site its parameters' names; None: one site of all. See :func:`trimtab.sites.sites_of`.
         every: steps between readings.
-        needs: what the controller needs; ``"hypergrad"`` makes readings carry it, ``"val_hypergrad"`` beside it makes
-            it that of the first half of the validation split (512 examples at most), the network in evaluation mode.
+        estimator: makes readings carry its hypergradient (:func:`trimtab.hypergrad.estimator_of` a controller).
+        held_out: examples that a hypergradient of the validation loss is of, the network in evaluation mode; None:
+            the first half of the validation split, 512 at most.
         fast: compile the step.
         differentiable: keep the graph of every step (second derivatives of the loss included) until it is let go.
         device: where members live.
@@ -95,7 +68,8 @@ class Plant:
         *,
         sites: Sequence[Sequence[str]] | None = None,
         every: int = 10,
-        needs: frozenset[str] = frozenset(),
+        estimator: Estimator | None = None,
+        held_out: tuple[Tensor, Tensor] | None = None,
         fast: bool = False,
         differentiable: bool = False,
         device: torch.device | str = "cpu",
@@ -105,7 +79,7 @@ class Plant:
         self.task, self.rule, self.panel, self.every = task, rule, panel, every
         self.device, self.dtype, self._fast = torch.device(device), dtype, fast
         self._differentiable = differentiable
-        self._needs_hypergrad, self._needs_val = "hypergrad" in needs, "val_hypergrad" in needs
+        self._held_out = held_out
         self.module = task.build(0).to(self.device, dtype)
         unknown = [name for name in panel.names if name not in rule.defaults]
         if unknown:
@@ -118,6 +92,17 @@ class Plant:
             raise TaskError(f"Rule 'muon' trains matrices only; {task.name} has {vectors}, which are none.")
         self.sites = tuple(tuple(site) for site in (sites if sites is not None else [list(shapes)]))
         self._layout = Layout(shapes, self.sites, joined=rule.elementwise)
+        self._hypergrad: Simulated | None = None
+        if estimator is not None:
+            self._hypergrad = Simulated(
+                estimator,
+                rule,
+                self._layout,
+                knobs=panel.names,
+                every=every,
+                losses=lambda leaves, buffers, batch: self._losses(leaves, buffers, batch, _axes(batch)),
+                held_out=self._held_out_grad,
+            )
         self._probe = Probe(self._layout.per_site, self.device, sample)
         self._step_fn: Callable[..., Any] = self._step
         self._values_of: tuple[Tensor, list[Values]] | None = None
@@ -159,7 +144,7 @@ class Plant:
         """
         parts = self._by_part(values)
         if self._fast and self._step_fn == self._step:
-            self._step_fn = _compiled(self._step, (copies, parts, batch))
+            self._step_fn = compiled(self._step, (copies, parts, batch))
         weights, slots, buffers, losses, grad = self._step_fn(
             copies.weights, copies.slots, copies.buffers, parts, tuple(batch) if self._fast else batch
         )
@@ -167,9 +152,12 @@ class Plant:
         reading = None
         with torch.no_grad():
             if is_reading(number, self.every):
-                look, reading = self._read(replace(copies, buffers=buffers), grad, look)
+                look, reading = self._read(copies, grad, look)
             if is_reading(number + 1, self.every):
-                look = self._look(copies, grad, parts, look)
+                look = self._look(copies, grad, look)
+        if self._hypergrad is not None and look is not None:
+            used = values.to(self.device)
+            look = replace(look, memory=self._hypergrad.follow(look.memory, number, copies, after, used, grad, batch))
         return after, losses, look, reading
 
     def features(self) -> Features:
@@ -187,6 +175,12 @@ class Plant:
     def select(self, mask: Tensor, yes: Copies, no: Copies) -> Copies:
         """Choose member by member between two states; `mask` is ``[B]`` bool."""
         return Copies(*(select(mask, getattr(yes, f), getattr(no, f)) for f in ("weights", "slots", "buffers")))
+
+    def forget(self, mask: Tensor, copies: Copies, look: Look | None) -> Look | None:
+        """Let the estimator begin anew for members ``[B]`` bool that were put elsewhere."""
+        if self._hypergrad is None or look is None or look.memory is None:
+            return look
+        return replace(look, memory=select(mask, self._hypergrad.start(copies), look.memory))
 
     def evaluate(self, copies: Copies, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""
@@ -235,34 +229,37 @@ class Plant:
         leaves = self._layout.leaves(weights)
         leaves = leaves if keep else {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
 
-        def one(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
-            return self.task.loss(self._model(params, buffers), batch)
-
         with torch.enable_grad():
-            losses = vmap(one, in_dims=(0, 0, axes))(leaves, buffers, batch)
+            losses = self._losses(leaves, buffers, batch, axes)
             grads = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=keep)
             grad = torch.cat([g.flatten(1) for g in grads], 1)
         return (losses, grad) if keep else (losses.detach(), grad.detach())
 
+    def _losses(
+        self, leaves: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, axes: Batch | None
+    ) -> Tensor:
+        def one(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+            return self.task.loss(self._model(params, buffers), batch)
+
+        return vmap(one, in_dims=(0, 0, axes))(leaves, buffers, batch)
+
     def _model(self, params: dict[str, Tensor], buffers: dict[str, Tensor]) -> Callable[..., Tensor]:
         return lambda *args: functional_call(self.module, (params, buffers), args)
 
-    def _held_out_grad(self, copies: Copies) -> Tensor:
+    def _held_out_grad(self, weights: Tensor, buffers: dict[str, Tensor]) -> Tensor:
         """``[B, n]`` gradient of the loss on held-out examples."""
-        x, y = (part[: min(len(part) // 2, HELD_OUT)] for part in self.split("val"))
+        if self._held_out is None:
+            x, y = (part[: min(len(part) // 2, HELD_OUT)] for part in self.split("val"))
+            self._held_out = x, y
         self.module.eval()
-        grad = self._differentiate(copies.weights.detach(), copies.buffers, Batch(x, y), None)[1]
+        grad = self._differentiate(weights.detach(), buffers, Batch(*self._held_out), None)[1]
         self.module.train()
         return grad
 
-    def _look(self, copies: Copies, grad: Tensor, values: list[Values], look: Look | None) -> Look:
+    def _look(self, copies: Copies, grad: Tensor, look: Look | None) -> Look:
         weight = self._sample(copies.weights)
-        made = Look(weight, self._sample(grad), weight if look is None else look.first)
-        if not self._needs_hypergrad:
-            return made
-        parts = zip(self._layout.cut(grad), copies.slots, self._layout.cut(copies.weights), values, strict=True)
-        rows = [tangents(self.rule, g, s, w, v, self.panel.names).flatten(2) for g, s, w, v in parts]
-        return replace(made, tangents=torch.cat(rows, 2))
+        first, memory = (weight, None) if look is None else (look.first, look.memory)
+        return Look(weight, self._sample(grad), first, memory)
 
     def _read(self, copies: Copies, grad: Tensor, look: Look | None) -> tuple[Look, dict[str, Tensor]]:
         weight, sampled = self._sample(copies.weights), self._sample(grad)
@@ -270,11 +267,8 @@ class Plant:
             look = Look(weight, torch.zeros_like(sampled), weight)
         measured = self._probe.measure(weight, sampled, look.weight, look.grad, look.first)
         reading = dict(zip(STATISTICS, measured.unbind(1), strict=True))
-        if look.tangents is not None:
-            slopes = (look.tangents * (self._held_out_grad(copies) if self._needs_val else grad)).to(torch.float64)
-            reading["hypergrad"] = self._layout.per_site_sums(slopes).permute(1, 2, 0)
-        elif self._needs_hypergrad:
-            reading["hypergrad"] = grad.new_zeros(len(grad), len(self.sites), len(self.panel), dtype=torch.float64)
+        if self._hypergrad is not None:
+            reading["hypergrad"] = self._hypergrad.read(look.memory, grad)
         return look, reading
 
     def _sample(self, flat: Tensor) -> Tensor:
@@ -284,17 +278,3 @@ class Plant:
 def _axes(batch: Batch) -> Any:
     """Give vmap's axis of each part of a batch."""
     return type(batch)(*(None if part is None else 0 for part in batch))  # type: ignore[arg-type]
-
-
-def _compiled(step: Callable[..., Any], example: tuple[Any, ...]) -> Callable[..., Any]:
-    """Trace one step to its tensor operations and compile them (vmap's and autograd's Python work falls away)."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    copies, values, batch = example
-
-    def free(weights: Tensor, slots: Any, buffers: Any, values: Any, batch: Any) -> Any:
-        return step(weights, slots, buffers, values, Batch(*batch))
-
-    traced = make_fx(free)(copies.weights, copies.slots, copies.buffers, values, tuple(batch))
-    compiled: Callable[..., Any] = torch.compile(traced)
-    return compiled

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from trimtab.controller import Controller
+from trimtab.copies import Copies, Look
 from trimtab.errors import KnobError
 from trimtab.guard import Guard
 from trimtab.helm import Decision, Helm, HelmState, is_restored
-from trimtab.plant import Copies, Look, Plant
+from trimtab.plant import Plant
 from trimtab.signals import Signals
 from trimtab.stream import Stream
 
@@ -82,7 +83,7 @@ class Voyage:
     form (other weights): make a new voyage, and hand it the passage.
 
     Args:
-        plant: task, rule and panel; made with the controller's `needs`.
+        plant: task, rule and panel; made with the controller's estimator.
         controller: decides, for all members at once.
         horizon: planned steps, as declared to the controller; None: undeclared.
         guard: brings members back that go off the rails; None: nobody does.
@@ -153,6 +154,7 @@ class Voyage:
             window = []
             if is_restored(decision) and decision.verdict is not None:
                 copies = plant.select(decision.verdict.restore, kept, copies)
+                look = plant.forget(decision.verdict.restore, copies, look)
             if decision.verdict is not None and bool(decision.verdict.keep.any()):
                 kept = plant.select(decision.verdict.keep, before, kept)
         done = Rollout(torch.stack(losses), torch.stack(used), decisions, copies, state)
@@ -183,7 +185,7 @@ def rollout(
     """Train ``B`` members for a number of steps while a controller turns their knobs.
 
     Args:
-        plant: task, rule and panel; made with the controller's `needs`.
+        plant: task, rule and panel; made with the controller's estimator.
         controller: decides, for all members at once.
         values: ``[B, S, K]`` knob values to begin with.
         seeds: one a member, for its first weights, its order of examples and its noise.

@@ -17,6 +17,7 @@ from trimtab.contracts import ControllerContract
 from trimtab.controllers import Policy
 from trimtab.errors import KnobError, SignalError
 from trimtab.guard import Guard
+from trimtab.hypergrad import OneStep, OneStepValidation, estimator_of
 from trimtab.knobs import Panel
 from trimtab.pilot import Pilot
 from trimtab.plant import Plant
@@ -26,7 +27,6 @@ from trimtab.stream import Stream
 from trimtab.task import Batch
 from trimtab.tasks import task_named
 from trimtab.tasks.seeded import build_seeded
-from trimtab.teach.estimator import OneStep, OneStepValidation
 from trimtab.teach.online import OnlineTeaching
 
 F64 = torch.float64
@@ -68,7 +68,7 @@ def taught(panel: Panel = LR, kind: Any = "mlp") -> Policy:
 
 def simulate(controller: Any, rates: list[float], seeds: list[int], *, steps: int = 40, task: Any = WAVES) -> Rollout:
     """Run members in the plant, float64, under a guard."""
-    plant = Plant(task, SGD(momentum=0.9), LR, every=5, needs=controller.needs, dtype=F64)
+    plant = Plant(task, SGD(momentum=0.9), LR, every=5, estimator=estimator_of(controller), dtype=F64)
     values = torch.tensor(rates, dtype=F64)[:, None, None]
     return rollout(plant, controller, values, seeds=seeds, steps=steps, horizon=40, guard=Guard())
 
@@ -144,7 +144,7 @@ def test_the_slope_is_that_of_the_next_losses(every: int) -> None:
     # No horizon: the prior is 1. The weights stay, so that all decisions are credited at the same ones.
     teaching = OnlineTeaching(taught(BOTH), update_every=1000)
     sites = [["0.weight", "0.bias"], ["2.weight", "2.bias"]]
-    plant = Plant(WAVES, SGD(), BOTH, sites=sites, every=every, needs=teaching.needs, dtype=F64)
+    plant = Plant(WAVES, SGD(), BOTH, sites=sites, every=every, estimator=teaching.estimator, dtype=F64)
     voyage = Voyage(plant, teaching)
     start = torch.tensor([0.03, 0.5], dtype=F64).expand(1, 2, 2).clone()
     passage, expected, credited = voyage.begin(start, [0]), 0.0, 0
@@ -227,7 +227,7 @@ def test_a_live_run_learns_what_the_simulated_one_learns(task: Any, estimator: A
 def test_a_held_out_slope_is_that_of_held_out_examples() -> None:
     """The plant's slope is the central difference of the validation half's loss by the last update's rate, to 1e-7."""
     width, losses = 1e-6, []
-    plant = Plant(WAVES, SGD(), LR, every=5, needs=frozenset({"hypergrad", "val_hypergrad"}), dtype=F64)
+    plant = Plant(WAVES, SGD(), LR, every=5, estimator=OneStepValidation(), dtype=F64)
     x, y = (part[:32] for part in plant.split("val"))
     for rate in (0.05 - width, 0.05 + width, 0.05):
         stream, copies, look = Stream(WAVES, [0], dtype=F64), plant.start([0]), None
@@ -245,9 +245,9 @@ def test_held_out_examples_and_who_needs_them_belong_together() -> None:
     """A validation loss without a controller that learns from it is refused, as is such a controller without one."""
     model = WAVES.build(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(SignalError, match="belong together"):
+    with pytest.raises(SignalError, match="follows the validation loss: give `validation_loss=`"):
         attach(optimizer, OnlineTeaching(taught(), OneStepValidation()))
-    with pytest.raises(SignalError, match="belong together"):
+    with pytest.raises(SignalError, match="has no use for `validation_loss=`"):
         attach(optimizer, "constant", validation_loss=held_out(WAVES, model))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from trimtab.controller import Controller
 from trimtab.features import Features
 from trimtab.guard import Guard
+from trimtab.hypergrad import estimator_of
 from trimtab.knobs import EARLY_STEPS, LEAP, Panel
 from trimtab.plant import Plant
 from trimtab.rollout import rollout
@@ -60,7 +61,7 @@ class ControllerContract:
         """It has a name and known needs, and its prior is None or a table of ``[horizon, K]`` float64."""
         assert isinstance(controller, Controller)
         assert controller.name
-        assert controller.needs <= {"hypergrad", "val_hypergrad", "val_loss", "horizon"}
+        assert controller.needs <= {"hypergrad", "val_hypergrad", "loss_fn", "batches", "val_loss", "horizon"}
         table = controller.prior(panel, 30)
         assert table is None or (tuple(table.shape) == (30, len(panel)) and table.dtype == F64)
 
@@ -124,7 +125,7 @@ class ControllerContract:
         """Under a guard it trains two members of a small task, and what it wants is in range."""
         from trimtab.tasks import task_named
 
-        plant = Plant(task_named("quadratic-v1"), SGD(), panel, needs=controller.needs)
+        plant = Plant(task_named("quadratic-v1"), SGD(), panel, estimator=estimator_of(controller))
         start = panel.from_unit(torch.full((2, 1, len(panel)), 0.5, dtype=F64))
         done = rollout(plant, controller, start, seeds=(0, 1), steps=20, horizon=20, guard=Guard(), validate_every=10)
         assert all(bool(((d.position >= 0) & (d.position <= 1)).all()) for d in done.decisions)

@@ -17,7 +17,7 @@ from trimtab.rules.nadam import NAdam
 from trimtab.rules.rmsprop import RMSprop
 from trimtab.rules.rule import Rule, Slots, Values
 from trimtab.rules.sgd import SGD
-from trimtab.rules.tangents import tangents
+from trimtab.rules.tangents import load_forward_mode, tangents
 
 __all__ = [
     "CATALOGUE",
@@ -30,6 +30,7 @@ __all__ = [
     "Rule",
     "Slots",
     "Values",
+    "load_forward_mode",
     "rule_of",
     "tangents",
 ]

@@ -43,7 +43,7 @@ def tangents(rule: Rule, grad: Tensor, slots: Slots, param: Tensor, values: Valu
         >>> tangents(rule, torch.tensor([3.0, 4.0]), rule.start(param), param, {"lr": torch.tensor(0.1)}, ("lr",))
         tensor([[-3., -4.]])
     """
-    _load_forward_mode()
+    load_forward_mode()
     rows = [torch.zeros_like(param, requires_grad=False).expand(0, *param.shape)]
     for name in names:
         if name not in rule.defaults:
@@ -64,7 +64,7 @@ def _along(rule: Rule, grad: Tensor, slots: Slots, param: Tensor, values: Values
 
 
 @cache
-def _load_forward_mode() -> None:
+def load_forward_mode() -> None:
     """Let torch load its forward mode; it uses its own deprecated ``torch.jit`` for that, and warns of it once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

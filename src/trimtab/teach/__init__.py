@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from trimtab.teach.course import Course, read_course
 from trimtab.teach.distribution import Distribution, Lesson
-from trimtab.teach.estimator import Estimator, OneStep, OneStepValidation
 from trimtab.teach.evolution import Evolution, Teacher
 from trimtab.teach.examination import Examination, Mark
 from trimtab.teach.exercise import Exercise
@@ -20,15 +19,12 @@ from trimtab.teach.unroll import Unroll
 __all__ = [
     "Course",
     "Distribution",
-    "Estimator",
     "Evolution",
     "Examination",
     "Exercise",
     "Genome",
     "Lesson",
     "Mark",
-    "OneStep",
-    "OneStepValidation",
     "OnlineTeaching",
     "PersistentEvolution",
     "School",

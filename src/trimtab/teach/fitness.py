@@ -17,9 +17,10 @@ from torch import Tensor
 
 from trimtab.controller import Controller
 from trimtab.controllers.schedule import SCHEDULES
+from trimtab.copies import Copies
 from trimtab.guard import Guard
 from trimtab.knobs import Panel
-from trimtab.plant import Copies, Plant
+from trimtab.plant import Plant
 from trimtab.rollout import Voyage
 from trimtab.stream import Stream
 from trimtab.teach.distribution import LR_RANGE, Lesson

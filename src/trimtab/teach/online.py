@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from trimtab.controller import State
 from trimtab.controllers.policy import Policy
-from trimtab.errors import KnobError
+from trimtab.errors import KnobError, SignalError
 from trimtab.helm import select
+from trimtab.hypergrad import Estimator, OneStep
 from trimtab.knobs import EARLY_STEPS, Panel
 from trimtab.signals import Observation
-from trimtab.teach.estimator import Estimator, OneStep
 
 Weights = dict[str, Tensor]
 Memory = dict[str, Any]
@@ -138,7 +138,7 @@ class OnlineTeaching:
         """Learn from what the last decision brought, then decide; see :class:`trimtab.controller.Controller`."""
         weights = _own(self.policy)  # each member's own copy of them would round otherwise
         if self.lr > 0:
-            state = self._learn(self._credit(seen, self.estimator.slope(seen), state))
+            state = self._learn(self._credit(seen, _measured(seen), state))
             weights = state["weights"]
         with torch.no_grad():
             move, mind = self.policy.act_with(weights, seen, state["mind"])
@@ -210,6 +210,12 @@ class OnlineTeaching:
         slope = {name: _where(due, torch.zeros_like(s), s) for name, s in slope.items()}
         count_left = torch.where(due, 0, state["count"])
         return {**state, "weights": weights, "mean": mean, "slope": slope, "count": count_left, "updates": updates}
+
+
+def _measured(seen: Observation) -> Tensor:
+    if seen.signals.hypergrad is None:
+        raise SignalError("Online teaching needs `hypergrad` in the signals: make the plant with its `estimator`.")
+    return seen.signals.hypergrad
 
 
 def _own(policy: Policy) -> Weights:

@@ -17,9 +17,11 @@ from torch import Tensor
 from trimtab.bench.anylr.suite import Entry
 from trimtab.controller import Controller
 from trimtab.controllers import Policy
+from trimtab.copies import Copies
 from trimtab.guard import Guard
+from trimtab.hypergrad import estimator_of
 from trimtab.knobs import STANDARD, Panel
-from trimtab.plant import Copies, Plant
+from trimtab.plant import Plant
 from trimtab.rollout import Voyage
 from trimtab.sites import sites_of
 from trimtab.stream import Stream
@@ -80,7 +82,7 @@ def drive(
     begin = time.process_time()
     panel = panel_for(entry, controller)
     sites = None if by == "run" else sites_of(entry.task.build(0), by)
-    plant = Plant(entry.task, entry.twin(), panel, sites=sites, every=every, needs=controller.needs)
+    plant = Plant(entry.task, entry.twin(), panel, sites=sites, every=every, estimator=estimator_of(controller))
     looks = max(every, entry.steps // LOOKS // every * every) if sees_val else None
     voyage = Voyage(plant, controller, horizon=entry.steps, guard=Guard() if has_guard else None, validate_every=looks)
     parts = []

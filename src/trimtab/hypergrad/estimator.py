@@ -1,0 +1,105 @@
+"""The Estimator protocol: where the derivative of a loss by the knobs comes from.
+
+Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from trimtab.hypergrad.step import Step
+from trimtab.layout import Layout
+from trimtab.rules import Slots
+
+Memory = dict[str, Any]
+"""What is carried from step to step: a tree of tensors, each with leading ``B``, of fixed keys and shapes."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an estimator is told of a run before it begins.
+
+    Attributes:
+        weights: ``[B, n]`` at the start.
+        slots: at the start, one set a part.
+        layout: where parts and sites lie.
+        sites: ``S``.
+        knobs: ``K``.
+    """
+
+    weights: Tensor
+    slots: tuple[Slots, ...]
+    layout: Layout
+    sites: int
+    knobs: int
+
+
+class Estimator(Protocol):
+    """Says how a loss answers to the knobs; pure, the memory comes in and goes out.
+
+    A reading of step ``t`` carries the derivative by the knobs of the steps before it. `follow` is called right after
+    a step, when the batch is still at hand and the weights are new; `read` at the next reading, when the gradient of
+    the batch after it is known. The weights are the same at both.
+
+    Attributes:
+        name: a short name for tables.
+        needs: ``"hypergrad"``, and ``"val_hypergrad"`` (held-out examples), ``"loss_fn"`` (the training loss can be
+            computed again), ``"batches"`` (at other batches too), where it cannot do without.
+        is_running: whether it follows every step, or only those that lead to a reading.
+    """
+
+    name: str
+    needs: frozenset[str]
+    is_running: bool
+
+    def start(self, form: Form) -> Memory:
+        """Give the memory before the first step, and after a restore."""
+        ...
+
+    def follow(self, step: Step, memory: Memory, *, is_due: bool) -> Memory:
+        """Take in a step that was just taken.
+
+        Args:
+            step: it.
+            memory: what `start` or the last call handed back; not changed in place.
+            is_due: whether a reading comes next.
+
+        Returns:
+            The new memory.
+        """
+        ...
+
+    def read(self, memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
+        """Give the hypergradient at a reading.
+
+        Args:
+            memory: what the last `follow` handed back.
+            grad: ``[B, n]`` gradient of the next batch's loss.
+            layout: where sites lie.
+
+        Returns:
+            ``[B, S, K]``, the loss's unit per the value's.
+        """
+        ...
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A controller that follows a hypergradient, and says whose."""
+
+    estimator: Estimator
+
+
+def told(memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
+    """Read what `follow` has left ready under the name ``slope``: the `read` of most estimators."""
+    slope: Tensor = memory["slope"]
+    return slope
+
+
+def blank(form: Form) -> Tensor:
+    """Give zeros ``[B, S, K]``, float64."""
+    return torch.zeros(len(form.weights), form.sites, form.knobs, dtype=torch.float64, device=form.weights.device)

@@ -1,0 +1,280 @@
+"""Recorder: the live end of a step that can be differentiated.
+
+What :class:`trimtab.hypergrad.Step` needs of a live optimizer: its weights and slots before a step, the values of each
+parameter group, and ways to compute the training loss at other weights and the held-out loss at the new ones. Every
+parameter group is a site here; the gauge adds up those of a site.
+
+Letters: ``G`` parameter groups, ``K`` knobs, ``n`` parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from trimtab.errors import KnobError, SignalError
+from trimtab.hypergrad.estimator import Estimator, Form
+from trimtab.hypergrad.step import Curve, Step
+from trimtab.knobs import Panel
+from trimtab.layout import Layout
+from trimtab.linkage import read_field
+from trimtab.rules import Slots, Values, rule_of
+
+LossFn = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Before:
+    """A step that is about to be taken.
+
+    Attributes:
+        weights: ``[1, n]``.
+        slots: one set a part.
+        values: ``[1, G, K]``.
+        fixed: each group's other hyperparameters.
+        grad: ``[1, n]``.
+        rng: the generators' states when the model was last called; None where unknown.
+    """
+
+    weights: Tensor
+    slots: tuple[Slots, ...]
+    values: Tensor
+    fixed: tuple[dict[str, float], ...]
+    grad: Tensor
+    rng: Any
+
+
+class Recorder:
+    """Holds a live optimizer's step as it is about to be taken, and gives it afterwards as a map.
+
+    Args:
+        optimizer: the raw optimizer; of a class that has a rule.
+        panel: the knobs.
+        estimator: whose needs count.
+        model: the network; needed with `loss_fn`.
+        loss_fn: computes the training loss of the last batch again, with the model as it stands: called without
+            arguments, or with the batch that the pilot was told.
+        validation_loss: gives the loss on held-out examples, ``[]``, differentiable.
+
+    Raises:
+        SignalError: something that the estimator needs is not given.
+        TaskError: the optimizer has no rule.
+        KnobError: the optimizer's update does not use a knob.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        panel: Panel,
+        estimator: Estimator,
+        *,
+        model: nn.Module | None = None,
+        loss_fn: LossFn | None = None,
+        validation_loss: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self._optimizer, self._panel, self.estimator = optimizer, panel, estimator
+        self.rule = rule_of(optimizer)
+        _check(self.rule.name, self.rule.defaults, panel)
+        self._loss_fn, self._validation_loss = loss_fn, validation_loss
+        wanted = {"loss_fn": loss_fn, "val_hypergrad": validation_loss}
+        for need, given in wanted.items():
+            if need in estimator.needs and given is None:
+                raise SignalError(_MISSING[need].format(name=estimator.name))
+        self._closure: _Closure | None = None
+        self._names: list[str] = []
+        if "loss_fn" in estimator.needs:
+            self._closure, self._names = _closed(optimizer, model, loss_fn)
+        self._rng: Any = None
+        if self._closure is not None and model is not None:
+            model.register_forward_pre_hook(self._remember)
+        self.layout = self._laid_out()
+
+    def hold(self, grads: Sequence[Tensor]) -> Before:
+        """Copy what a step about to be taken finds.
+
+        Args:
+            grads: each parameter's gradient, group by group.
+
+        Returns:
+            It.
+        """
+        groups = self._optimizer.param_groups
+        values = [[float(read_field(group, name)) for name in self._panel.names] for group in groups]
+        fixed = tuple(
+            {name: float(read_field(group, name)) for name in self.rule.defaults if name not in self._panel.names}
+            for group in groups
+        )
+        device = self._params()[0].device
+        return Before(
+            self.row(self._params()),
+            self._slots(),
+            torch.tensor([values], dtype=torch.float64, device=device),
+            fixed,
+            self.row(grads),
+            self._rng,
+        )
+
+    def step(self, before: Before, batch: Any = None) -> Step:
+        """Give a step that has been taken.
+
+        Args:
+            before: what `hold` gave.
+            batch: what it was computed on, as `loss_fn` takes it; None: `loss_fn` takes nothing.
+
+        Returns:
+            It.
+        """
+
+        def spread(values: Tensor) -> list[Values]:
+            varied = self.layout.values(values, self._panel.names)
+            fixed = [before.fixed[part.site] for part in self.layout.parts]
+            others = [{name: values.new_tensor(v) for name, v in rest.items()} for rest in fixed]
+            return [{**turned, **rest} for turned, rest in zip(varied, others, strict=True)]
+
+        return Step(
+            self.rule,
+            self.layout,
+            before.weights,
+            before.slots,
+            before.values,
+            self._panel.names,
+            spread,
+            before.grad,
+            self.row(self._params()),
+            gradient=None if self._closure is None else lambda weights, seen: self._curve(weights, seen, before.rng),
+            held_out=None if self._validation_loss is None else self._held_out,
+            batch=batch,
+        )
+
+    def form(self) -> Form:
+        """Say what there is before the first step."""
+        groups = len(self._optimizer.param_groups)
+        return Form(self.row(self._params()), self._slots(), self.layout, groups, len(self._panel))
+
+    def row(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Join tensors like the parameters to one copy, ``[1, n]``."""
+        return torch.cat([t.detach().reshape(1, -1) for t in tensors], 1)
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _laid_out(self) -> Layout:
+        groups = self._optimizer.param_groups
+        names = [[f"{g}.{j}" for j in range(len(group["params"]))] for g, group in enumerate(groups)]
+        shapes = {name: p.shape for name, p in zip(itertools.chain.from_iterable(names), self._params(), strict=True)}
+        return Layout(shapes, names, joined=self.rule.elementwise)
+
+    def _slots(self) -> tuple[Slots, ...]:
+        """Copy the slots of each part, members first; what is one number a parameter is spread over its coordinates."""
+        own = [self.rule.slots_of(self._optimizer, p) for p in self._params()]
+        if not self.rule.elementwise:
+            return tuple({k: s.detach().clone()[None] for k, s in slots.items()} for slots in own)
+        parts, at = [], iter(zip(own, self._params(), strict=True))
+        for group in self._optimizer.param_groups:
+            mine = [next(at) for _ in group["params"]]
+            parts.append(
+                {
+                    name: torch.cat([s[name].detach().expand(p.shape).reshape(1, -1) for s, p in mine], 1)
+                    for name in mine[0][0]
+                }
+            )
+        return tuple(parts)
+
+    def _remember(self, model: nn.Module, args: Any) -> None:
+        """Keep the generators' states as the model is called, so that dropout can draw the same mask again."""
+        if model.training and torch.is_grad_enabled():
+            cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+            self._rng = (torch.get_rng_state(), cuda)
+
+    def _curve(self, weights: Tensor, batch: Any, rng: Any) -> Curve:
+        """Differentiate the training loss at `weights`; the model's own weights, buffers and mode stay."""
+        leaves = [
+            piece.reshape(shape).clone().requires_grad_()
+            for piece, shape in zip(self.layout.pieces(weights), self.layout.shapes, strict=True)
+        ]
+        assert self._closure is not None
+        buffers = {name: b.clone() for name, b in self._closure.named_buffers()}
+        given: Mapping[str, Tensor] = dict(zip(self._names, leaves, strict=True))
+        with torch.random.fork_rng(), torch.enable_grad():
+            if rng is not None:
+                torch.set_rng_state(rng[0])
+                for number, state in enumerate(rng[1]):
+                    torch.cuda.set_rng_state(state, number)
+            loss = functional_call(self._closure, {**given, **buffers}, () if batch is None else (batch,))
+        _check_loss(loss, "loss_fn")
+        found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
+        return Curve(leaves, found)
+
+    def _held_out(self, weights: Tensor) -> Tensor:
+        """Differentiate the held-out loss at the model's present weights, which are the step's new ones."""
+        assert self._validation_loss is not None
+        with torch.enable_grad():
+            loss = self._validation_loss()
+        _check_loss(loss, "validation_loss")
+        params = self._params()
+        found = torch.autograd.grad(loss, params, allow_unused=True)
+        if all(part is None for part in found):
+            raise SignalError(
+                "The validation loss does not depend on the optimizer's parameters: compute it with them."
+            )
+        return self.row([torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)])
+
+
+class _Closure(nn.Module):
+    """A loss as the output of a module that holds the model, so that its parameters can be replaced for one call."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+        super().__init__()
+        self.model, self._loss_fn = model, loss_fn
+
+    def forward(self, *batch: Any) -> Tensor:
+        """Compute the loss."""
+        return self._loss_fn(*batch)
+
+
+_MISSING = {
+    "loss_fn": (
+        "Estimator {name!r} differentiates the training loss twice: give `model=model, loss_fn=lambda: "
+        "criterion(model(x), y)`, the loss of the last batch."
+    ),
+    "val_hypergrad": (
+        "Estimator {name!r} follows the validation loss: give `validation_loss=`, a function that gives it as a tensor."
+    ),
+}
+
+
+def _check(name: str, defaults: Mapping[str, float], panel: Panel) -> None:
+    unknown = [knob for knob in panel.names if knob not in defaults]
+    if unknown:
+        raise KnobError(
+            f"The update of {name!r} does not use {unknown}, so there is no derivative by them; it uses "
+            f"{', '.join(defaults)}."
+        )
+
+
+def _closed(
+    optimizer: torch.optim.Optimizer, model: nn.Module | None, loss_fn: LossFn | None
+) -> tuple[_Closure, list[str]]:
+    """Give the loss as a module, and the names there of the optimizer's parameters."""
+    if model is None or loss_fn is None:
+        raise SignalError(_MISSING["loss_fn"].format(name="of a second derivative"))
+    closure = _Closure(model, loss_fn)
+    names = {id(p): name for name, p in closure.named_parameters()}
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    strange = sum(id(p) not in names for p in params)
+    if strange:
+        raise SignalError(f"{strange} of the optimizer's {len(params)} parameters are not the model's: give that one.")
+    return closure, [names[id(p)] for p in params]
+
+
+def _check_loss(loss: Any, what: str) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise SignalError(f"`{what}` must give one number as a tensor, got {type(loss).__name__}.")
+    if not loss.requires_grad:
+        raise SignalError(f"What `{what}` gives cannot be differentiated: compute it with gradients enabled.")

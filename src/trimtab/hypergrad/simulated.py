@@ -1,0 +1,121 @@
+"""Simulated: the plant's end of a step that can be differentiated.
+
+Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.copies import Copies
+from trimtab.hypergrad.estimator import Estimator, Form, Memory
+from trimtab.hypergrad.step import Curve, Step
+from trimtab.layout import Layout
+from trimtab.rules import Rule
+from trimtab.signals import is_reading
+from trimtab.task import Batch
+
+Losses = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]
+"""``[B]`` training losses of members with given parameters and buffers, each on its own examples."""
+HeldOut = Callable[[Tensor, dict[str, Tensor]], Tensor]
+"""``[B, n]`` gradient of the held-out loss at given weights and buffers."""
+
+
+class Simulated:
+    """Shows an estimator the plant's steps, and asks it at readings.
+
+    Args:
+        estimator: it.
+        rule: the optimizer's twin.
+        layout: where parts and sites lie.
+        knobs: their names.
+        every: steps between readings.
+        losses: computes the training loss.
+        held_out: differentiates the held-out one.
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        rule: Rule,
+        layout: Layout,
+        *,
+        knobs: tuple[str, ...],
+        every: int,
+        losses: Losses,
+        held_out: HeldOut,
+    ) -> None:
+        self._estimator, self._rule, self._layout, self._knobs = estimator, rule, layout, knobs
+        self._every, self._losses, self._held_out = every, losses, held_out
+
+    def start(self, copies: Copies) -> Memory:
+        """Give the memory before the first step of members as they are."""
+        sites = len(self._layout.bounds)
+        return self._estimator.start(Form(copies.weights, copies.slots, self._layout, sites, len(self._knobs)))
+
+    def follow(
+        self,
+        memory: Memory | None,
+        number: int,
+        before: Copies,
+        after: Copies,
+        values: Tensor,
+        grad: Tensor,
+        batch: Batch,
+    ) -> Memory | None:
+        """Show a step that was just taken, where the estimator wants to see it.
+
+        Args:
+            memory: its own; None before the first step.
+            number: the step's.
+            before: the members before it.
+            after: the members after it.
+            values: ``[B, S, K]`` that it used.
+            grad: ``[B, n]`` that it used.
+            batch: that it saw.
+
+        Returns:
+            The new memory.
+        """
+        is_due = is_reading(number + 1, self._every)
+        if not (is_due or self._estimator.is_running):
+            return memory
+        step = Step(
+            self._rule,
+            self._layout,
+            before.weights.detach(),
+            before.slots,
+            values.detach(),
+            self._knobs,
+            lambda v: self._layout.values(v, self._knobs),
+            grad.detach(),
+            after.weights.detach(),
+            gradient=lambda weights, seen: self._curve(weights, before.buffers, batch if seen is None else seen),
+            held_out=lambda weights: self._held_out(weights, after.buffers),
+            batch=batch,
+        )
+        return self._estimator.follow(step, self.start(before) if memory is None else memory, is_due=is_due)
+
+    def read(self, memory: Memory | None, grad: Tensor) -> Tensor:
+        """Give the hypergradient at a reading, ``[B, S, K]`` float64; zeros before the first step.
+
+        Args:
+            memory: the estimator's.
+            grad: ``[B, n]`` gradient of the batch that is read.
+
+        Returns:
+            It.
+        """
+        if memory is None:
+            return grad.new_zeros(len(grad), len(self._layout.bounds), len(self._knobs), dtype=torch.float64)
+        return self._estimator.read(memory, grad, self._layout).to(torch.float64)
+
+    def _curve(self, weights: Tensor, buffers: dict[str, Tensor], batch: Any) -> Curve:
+        leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}
+        losses = self._losses(leaves, {name: b.clone() for name, b in buffers.items()}, batch)
+        found = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=True)
+        return Curve(list(leaves.values()), found)

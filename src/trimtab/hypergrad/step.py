@@ -1,0 +1,260 @@
+"""Step: one optimizer step as a map that can be differentiated, from weights, slots and knob values to new ones.
+
+``F(w, s, v) = rule.update(grad L(w), s, w, v)``, the gradient being of the batch that the step saw. Everything that a
+hypergradient needs is a product with the Jacobian of ``F``: :meth:`Step.pull` from the left (reverse mode),
+:meth:`Step.push` from the right (forward mode). Both go through the Hessian by differentiating the gradient once more;
+the rule itself is differentiated at fixed gradient, coordinate by coordinate.
+
+Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member, ``J`` directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import SignalError
+from trimtab.layout import Layout
+from trimtab.rules import Rule, Slots, Values, load_forward_mode, tangents
+from trimtab.task import Batch
+
+
+class Curve(NamedTuple):
+    """A training loss's gradient with its graph.
+
+    Attributes:
+        leaves: the weights, one tensor a parameter, in the layout's order.
+        grads: the gradient, likewise.
+    """
+
+    leaves: Sequence[Tensor]
+    grads: Sequence[Tensor]
+
+
+Gradient = Callable[[Tensor, "Batch | None"], Curve]
+"""Differentiates the training loss at weights ``[B, n]`` on a batch (None: the one that was just seen)."""
+
+
+class Pulled(NamedTuple):
+    """A row vector times the Jacobian of a step.
+
+    Attributes:
+        weights: ``[B, n]``.
+        slots: like the step's slots; None where they were held fixed.
+        values: ``[B, S, K]``.
+    """
+
+    weights: Tensor
+    slots: tuple[Slots, ...] | None
+    values: Tensor
+
+
+class Pushed(NamedTuple):
+    """The Jacobian of a step times column vectors: ``[B, J, n]``, and slots with ``J`` behind ``B``."""
+
+    weights: Tensor
+    slots: tuple[Slots, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that has just been taken.
+
+    Attributes:
+        rule: the optimizer's twin.
+        layout: where parts and sites lie in a row of weights.
+        weights: ``[B, n]`` before it.
+        slots: before it, one set a part.
+        values: ``[B, S, K]`` that it used, in the optimizer's units.
+        knobs: their names.
+        spread: brings values to the parts, as :meth:`trimtab.layout.Layout.values` does.
+        grad: ``[B, n]`` the gradient that it used.
+        after: ``[B, n]`` the weights after it.
+        gradient: differentiates the training loss; None where there is no way to compute it again.
+        held_out: gives ``[B, n]``, the gradient of the held-out loss at given weights; None where there is none.
+        batch: what it was computed on; None where unknown.
+        curve: the gradient with its graph, where it is there already.
+    """
+
+    rule: Rule
+    layout: Layout
+    weights: Tensor
+    slots: tuple[Slots, ...]
+    values: Tensor
+    knobs: tuple[str, ...]
+    spread: Callable[[Tensor], Sequence[Values]]
+    grad: Tensor
+    after: Tensor
+    gradient: Gradient | None = None
+    held_out: Callable[[Tensor], Tensor] | None = None
+    batch: Batch | None = None
+    curve: Curve | None = None
+
+    def at(self, weights: Tensor, batch: Batch | None = None) -> Step:
+        """Give the same step from other weights ``[B, n]``, on another batch if one is given; slots and values stay."""
+        batch = self.batch if batch is None else batch
+        curve = self._differentiated(weights, batch)
+        grad = torch.cat([g.detach().flatten(1) for g in curve.grads], 1)
+        return replace(self, weights=weights.detach(), grad=grad, batch=batch, curve=curve)
+
+    def held_out_grad(self, weights: Tensor) -> Tensor:
+        """Give the gradient of the held-out loss.
+
+        Args:
+            weights: ``[B, n]`` where.
+
+        Returns:
+            ``[B, n]``.
+
+        Raises:
+            SignalError: there are no held-out examples.
+        """
+        if self.held_out is None:
+            raise SignalError("This hypergradient is of the validation loss: give `validation_loss=`.")
+        return self.held_out(weights.detach())
+
+    def curvature(self, vectors: Tensor) -> Tensor:
+        """Give the Hessian of the training loss times vectors.
+
+        Args:
+            vectors: ``[B, n]``.
+
+        Returns:
+            ``[B, n]``.
+
+        Raises:
+            SignalError: the loss cannot be computed again, or not be differentiated twice.
+        """
+        curve = self._curve
+        pairs = [(g, v) for g, v in zip(curve.grads, self.layout.pieces(vectors), strict=True) if g.requires_grad]
+        if not pairs:  # a loss that is linear in the weights
+            return torch.zeros_like(vectors)
+        rows = [v.reshape(g.shape).to(g) for g, v in pairs]
+        found = _twice([g for g, _ in pairs], curve.leaves, rows)
+        return torch.cat([part.flatten(1) for part in found], 1).to(vectors)
+
+    def pull(self, row: Tensor, row_slots: Sequence[Slots] | None = None) -> Pulled:
+        """Give ``row^T dF``.
+
+        Args:
+            row: ``[B, n]``, what stands before the new weights.
+            row_slots: what stands before the new slots; None: nothing does, and the old ones are taken as constants.
+
+        Returns:
+            The products, the curvature included.
+        """
+        made = self._rule_made
+        outputs, rows = _answered(made, row, row_slots or ())
+        slots = [s for part in made.slots for s in part.values()]
+        inputs = [made.grad, made.weights, made.values, *(slots if row_slots is not None else ())]
+        found = torch.autograd.grad(outputs, inputs, rows, retain_graph=True, allow_unused=True, materialize_grads=True)
+        by_grad, by_weights, by_values = found[:3]
+        weights = by_weights + self.curvature(by_grad)
+        if row_slots is None:
+            return Pulled(weights, None, by_values)
+        at = iter(found[3:])
+        return Pulled(weights, tuple({name: next(at) for name in part} for part in made.slots), by_values)
+
+    def pull_values(self, row: Tensor, row_slots: Sequence[Slots] = ()) -> Tensor:
+        """Give ``row^T dF/dv``, ``[B, S, K]``: :meth:`pull` without the curvature, which it does not need."""
+        made = self._rule_made
+        outputs, rows = _answered(made, row, row_slots)
+        return torch.autograd.grad(
+            outputs, made.values, rows, retain_graph=True, allow_unused=True, materialize_grads=True
+        )[0]
+
+    def by_values(self) -> Tensor:
+        """Give ``[B, K, n]``: each new weight's derivative by the values of its own site, in forward mode."""
+        cut = zip(
+            self.layout.cut(self.grad), self.slots, self.layout.cut(self.weights), self.spread(self.values), strict=True
+        )
+        rows = [tangents(self.rule, g, s, w, v, self.knobs).flatten(2) for g, s, w, v in cut]
+        return torch.cat(rows, 2).transpose(0, 1)
+
+    def push(self, columns: Tensor, column_slots: Sequence[Slots], seeds: Tensor) -> Pushed:
+        """Give ``dF`` times columns.
+
+        Args:
+            columns: ``[B, J, n]`` directions of the weights.
+            column_slots: of the slots, ``J`` behind ``B``.
+            seeds: ``[B, J, S, K]`` of the values.
+
+        Returns:
+            Directions of the new weights and slots.
+        """
+        load_forward_mode()
+        bent = torch.stack([self.curvature(column) for column in columns.unbind(1)], 1)
+        primals = (self.grad, self.weights, self.slots, self.values)
+
+        def along(bent: Tensor, column: Tensor, slots: tuple[Slots, ...], seed: Tensor) -> Any:
+            return torch.func.jvp(self._applied, primals, (bent, column, slots, seed))[1]
+
+        weights, slots = torch.func.vmap(along, in_dims=1, out_dims=1)(bent, columns, tuple(column_slots), seeds)
+        return Pushed(weights, slots)
+
+    def _applied(
+        self, grad: Tensor, weights: Tensor, slots: tuple[Slots, ...], values: Tensor
+    ) -> tuple[Tensor, tuple[Slots, ...]]:
+        """Apply the rule: new weights ``[B, n]`` and slots."""
+        cut = zip(self.layout.cut(grad), slots, self.layout.cut(weights), self.spread(values), strict=True)
+        done = [self.rule.update(g, s, w, v) for g, s, w, v in cut]
+        return torch.cat([w.flatten(1) for w, _ in done], 1), tuple(s for _, s in done)
+
+    @cached_property
+    def _curve(self) -> Curve:
+        return self._differentiated(self.weights, self.batch) if self.curve is None else self.curve
+
+    def _differentiated(self, weights: Tensor, batch: Batch | None) -> Curve:
+        if self.gradient is None:
+            raise SignalError("This hypergradient needs the curvature of the training loss: give `loss_fn=`.")
+        with torch.enable_grad():
+            return self.gradient(weights.detach(), batch)
+
+    @cached_property
+    def _rule_made(self) -> _Made:
+        leaves = [t.detach().requires_grad_() for t in (self.grad, self.weights, self.values)]
+        slots = tuple(
+            {k: s.detach().clone().requires_grad_(s.is_floating_point()) for k, s in part.items()}
+            for part in self.slots
+        )
+        with torch.enable_grad():
+            after, new_slots = self._applied(leaves[0], leaves[1], slots, leaves[2])
+        return _Made(leaves[0], leaves[1], slots, leaves[2], after, new_slots)
+
+
+class _Made(NamedTuple):
+    """The rule's graph: what went in, as leaves, and what came out."""
+
+    grad: Tensor
+    weights: Tensor
+    slots: tuple[Slots, ...]
+    values: Tensor
+    after: Tensor
+    new_slots: tuple[Slots, ...]
+
+
+def _answered(made: _Made, row: Tensor, row_slots: Sequence[Slots]) -> tuple[list[Tensor], list[Tensor]]:
+    """Give what came out of a rule and has a graph, and what stands before each."""
+    outputs, rows = [made.after], [row]
+    for new, given in zip(made.new_slots, row_slots, strict=False):
+        wanted = [name for name in given if new[name].requires_grad]
+        outputs += [new[name] for name in wanted]
+        rows += [given[name].to(new[name]) for name in wanted]
+    return outputs, rows
+
+
+def _twice(grads: Sequence[Tensor], leaves: Sequence[Tensor], rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    try:
+        return torch.autograd.grad(grads, leaves, rows, retain_graph=True, allow_unused=True, materialize_grads=True)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("derivative for", "differentiable twice", "double backward")):
+            raise
+        raise SignalError(
+            f"The training loss cannot be differentiated twice ({error}): replace that operation, or choose an "
+            "estimator of one step, which needs no curvature."
+        ) from error
