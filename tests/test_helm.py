@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from trimtab.controllers import Constant, Random, WarmupCosine
+from trimtab.copies import select
 from trimtab.errors import OrderError
 from trimtab.features import Features
 from trimtab.guard import Guard
-from trimtab.helm import Decision, Helm, HelmState, is_restored, reason_of, select
+from trimtab.helm import Decision, Helm, HelmState, is_restored, reason_of
 from trimtab.knobs import Knob, Panel
 from trimtab.signals import Observation, Signals
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trimtab.rules import Slots
@@ -43,3 +44,23 @@ class Look:
     grad: Tensor
     first: Tensor
     memory: dict[str, Any] | None = None
+
+
+def select(mask: Tensor, yes: Any, no: Any) -> Any:
+    """Choose member by member between two trees of the same form.
+
+    Args:
+        mask: ``[B]`` bool.
+        yes: a tensor with leading ``B``, None, or a dict or tuple of such.
+        no: likewise.
+
+    Returns:
+        A tree with `yes`'s entries where the mask holds, `no`'s elsewhere.
+    """
+    if isinstance(yes, dict):
+        return {name: select(mask, yes[name], no[name]) for name in yes}
+    if isinstance(yes, tuple):
+        return tuple(select(mask, a, b) for a, b in zip(yes, no, strict=True))
+    if yes is None:
+        return None
+    return torch.where(mask.reshape(-1, *([1] * (yes.dim() - 1))), yes, no)

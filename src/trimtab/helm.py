@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trimtab.controller import Controller
+from trimtab.copies import select
 from trimtab.errors import OrderError
 from trimtab.features import Features
 from trimtab.guard import FINE, Guard, Verdict
@@ -172,26 +173,6 @@ def is_restored(decision: Decision) -> bool:
 def reason_of(decision: Decision, member: int = 0) -> int:
     """Give the guard's reason for one member, an index into :data:`trimtab.guard.REASONS`."""
     return FINE if decision.verdict is None else int(decision.verdict.reason[member])
-
-
-def select(mask: Tensor, yes: Any, no: Any) -> Any:
-    """Choose member by member between two trees of the same form.
-
-    Args:
-        mask: ``[B]`` bool.
-        yes: a tensor with leading ``B``, None, or a dict or tuple of such.
-        no: likewise.
-
-    Returns:
-        A tree with `yes`'s entries where the mask holds, `no`'s elsewhere.
-    """
-    if isinstance(yes, dict):
-        return {name: select(mask, yes[name], no[name]) for name in yes}
-    if isinstance(yes, tuple):
-        return tuple(select(mask, a, b) for a, b in zip(yes, no, strict=True))
-    if yes is None:
-        return None
-    return torch.where(mask.reshape(-1, *([1] * (yes.dim() - 1))), yes, no)
 
 
 def _moved(tree: Any, device: torch.device) -> Any:

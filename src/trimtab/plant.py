@@ -21,10 +21,9 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from trimtab.compiled import compiled
-from trimtab.copies import Copies, Look
+from trimtab.copies import Copies, Look, select
 from trimtab.errors import TaskError
 from trimtab.features import Features
-from trimtab.helm import select
 from trimtab.hypergrad import Estimator
 from trimtab.hypergrad.simulated import Simulated
 from trimtab.knobs import Panel
@@ -180,7 +179,7 @@ class Plant:
         """Let the estimator begin anew for members ``[B]`` bool that were put elsewhere."""
         if self._hypergrad is None or look is None or look.memory is None:
             return look
-        return replace(look, memory=select(mask, self._hypergrad.start(copies), look.memory))
+        return replace(look, memory=self._hypergrad.forget(mask, copies, look.memory))
 
     def evaluate(self, copies: Copies, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""

@@ -16,7 +16,7 @@ from trimtab.controller import Controller
 from trimtab.controllers.ablation import Random, Replay
 from trimtab.controllers.cards import card, shipped
 from trimtab.controllers.greedy import Greedy
-from trimtab.controllers.hypergradient import HypergradientDescent, KnobDescent
+from trimtab.controllers.hypergradient import Hypergradient, HypergradientDescent, KnobDescent
 from trimtab.controllers.plateau import Plateau
 from trimtab.controllers.policy import Policy
 from trimtab.controllers.population import Population
@@ -43,6 +43,7 @@ __all__ = [
     "WSD",
     "Constant",
     "Greedy",
+    "Hypergradient",
     "HypergradientDescent",
     "KnobDescent",
     "Linear",

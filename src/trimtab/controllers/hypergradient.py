@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
 from trimtab.controller import State
 from trimtab.controllers.feedback import largest, start_owing
+from trimtab.controllers.followers import FOLLOWERS, Follower
 from trimtab.errors import KnobError, SignalError
-from trimtab.knobs import Panel
+from trimtab.hypergrad import Estimator, estimator_named
+from trimtab.knobs import EARLY_STEPS, Panel
 from trimtab.signals import Observation
 
 TINY = 1e-300
+CLIP_MEMORY = 0.99  # of the mean square that slopes are measured against
 
 
 @dataclass(frozen=True)
@@ -150,10 +154,7 @@ class KnobDescent:
         """
         if seen.signals.hypergrad is None:
             raise SignalError("Controller 'hypergradient-all' needs `hypergrad` in the signals, got None.")
-        values = seen.signals.values.to(torch.float64)
-        slope = torch.where(state["is_one_minus_log"][:, None], 1 - values, 1.0)
-        slope = torch.where(state["is_log"][:, None], values, slope)
-        slope = seen.signals.hypergrad.to(torch.float64) * slope
+        slope = by_place(seen, state)
         is_finite = (slope * slope).isfinite()
         slope = torch.where(is_finite, slope, 0.0)
         square = torch.where(is_finite, self.rho * state["square"] + (1 - self.rho) * slope**2, state["square"])
@@ -161,3 +162,129 @@ class KnobDescent:
         mean = square / (1 - self.rho ** count.clamp_min(1).to(square))
         move = (-self.reach * slope / mean.sqrt().clamp_min(math.sqrt(TINY))).clamp(-1, 1)
         return move, {**state, "square": square, "count": count}
+
+
+@final
+class Hypergradient:
+    """Follows a hypergradient: an estimator says how the loss answers to the knobs, a follower what is done about it.
+
+    Every estimator goes with every follower, on every knob that the optimizer's update uses, live and simulated. What
+    is not a number is never followed; a slope beyond `clip` times the root mean square of those before it is cut to
+    that. Both are counted, and shown in ``pilot.metrics()``.
+
+    Args:
+        estimator: one, or a name in :data:`trimtab.hypergrad.ESTIMATORS`.
+        follower: one, or a name in :data:`trimtab.controllers.followers.FOLLOWERS`.
+        lookback: steps that "implicit" or "unroll" looks back over; None: the estimator's own.
+        clip: how many root mean squares a slope may be; the mean square keeps 0.99 of itself at each reading.
+
+    Raises:
+        KnobError: a name is unknown, or an argument out of range.
+
+    Example:
+        >>> sorted(Hypergradient("implicit", lookback=3).needs)
+        ['hypergrad', 'loss_fn', 'val_hypergrad']
+    """
+
+    def __init__(
+        self,
+        estimator: str | Estimator = "implicit",
+        follower: str | Follower = "adam",
+        *,
+        lookback: int | None = None,
+        clip: float = 10.0,
+    ) -> None:
+        if not clip >= 1:
+            raise KnobError(f"`clip` must be at least 1, got {clip}.")
+        self.estimator = estimator_named(estimator, lookback) if isinstance(estimator, str) else estimator
+        if isinstance(follower, str) and follower not in FOLLOWERS:
+            raise KnobError(f"No follower is named {follower!r}: there are {', '.join(FOLLOWERS)}.")
+        self.follower: Follower = FOLLOWERS[follower]() if isinstance(follower, str) else follower
+        self.clip, self.needs = clip, self.estimator.needs
+        self.name = f"{self.estimator.name}-{self.follower.name}"
+
+    def __repr__(self) -> str:
+        """Say all settings."""
+        return f"Hypergradient({self.estimator!r}, {self.follower!r}, clip={self.clip})"
+
+    def prior(self, panel: Panel, horizon: int | None) -> Tensor | None:
+        """Give None: the constant 1."""
+        return None
+
+    def start(self, panel: Panel, members: int, sites: int) -> State:
+        """Give the memory to begin with.
+
+        Args:
+            panel: the knobs.
+            members: ``B``.
+            sites: ``S``.
+
+        Returns:
+            ``follower``, its own; ``square`` and ``count`` ``[B, S, K]``, of slopes so far; ``clipped`` and ``refused``
+            ``[B]``, how many; ``rate``, ``is_log`` and ``is_one_minus_log`` ``[B, K]``, of the knobs.
+        """
+        shape = (members, sites, len(panel))
+        zero = torch.zeros(shape, dtype=torch.float64)
+        none = torch.zeros(members, dtype=torch.int64)
+        return {
+            "follower": self.follower.start(shape),
+            **{"square": zero, "count": zero.clone(), "clipped": none, "refused": none.clone()},
+            "rate": torch.tensor([[knob.rate for knob in panel]] * members, dtype=torch.float64),
+            "is_log": torch.tensor([[knob.scale == "log" for knob in panel]] * members),
+            "is_one_minus_log": torch.tensor([[knob.scale == "one_minus_log" for knob in panel]] * members),
+        }
+
+    def act(self, seen: Observation, state: State) -> tuple[Tensor, State]:
+        """Follow the reading's hypergradient; see :class:`trimtab.controller.Controller`.
+
+        Args:
+            seen: what there is to know, `hypergrad` included.
+            state: what the last call handed back.
+
+        Returns:
+            ``[B, S, K]`` moves and the new memory.
+
+        Raises:
+            SignalError: the reading has no hypergradient.
+        """
+        if seen.signals.hypergrad is None:
+            raise SignalError(f"Controller {self.name!r} needs `hypergrad` in the signals, got None.")
+        unit = torch.where(state["is_log"], math.log(10), 1.0)[:, None]
+        slope, state = self._tamed(by_place(seen, state) * unit, state)
+        change, follower = self.follower.change(slope, seen, state["follower"])
+        limit = state["rate"] * torch.where(seen.signals.step <= EARLY_STEPS, 2.0, 1.0)[:, None]
+        return (change * unit / limit[:, None]).clamp(-1, 1), {**state, "follower": follower}
+
+    def _tamed(self, slope: Tensor, state: State) -> tuple[Tensor, State]:
+        """Cut what is too large to the largest that is allowed, and what is no number to 0."""
+        is_finite = (slope * slope).isfinite()
+        slope = torch.where(is_finite, slope, 0.0)
+        most = self.clip * (state["square"] / state["count"].clamp_min(1)).sqrt()
+        is_wild = (state["count"] > 0) & (slope.abs() > most)
+        slope = torch.where(is_wild, most * slope.sign(), slope)
+        tells = slope != 0
+        fade = torch.where(tells, CLIP_MEMORY, 1.0)
+        return slope, {
+            **state,
+            "square": fade * state["square"] + tells * slope**2,
+            "count": fade * state["count"] + tells,
+            "clipped": state["clipped"] + is_wild.flatten(1).sum(1),
+            "refused": state["refused"] + (~is_finite).flatten(1).sum(1),
+        }
+
+
+def by_place(seen: Observation, state: State) -> Tensor:
+    """Give the hypergradient by the knobs' places in their scales' units, ``[B, S, K]`` float64.
+
+    Args:
+        seen: with `hypergrad`.
+        state: with `is_log` and `is_one_minus_log` ``[B, K]``.
+
+    Returns:
+        ``h v`` on a log scale, ``h (1 - v)`` on one_minus_log, ``h`` on linear.
+    """
+    assert seen.signals.hypergrad is not None
+    values = seen.signals.values.to(torch.float64)
+    slope = torch.where(state["is_one_minus_log"][:, None], 1 - values, 1.0)
+    slope = torch.where(state["is_log"][:, None], values, slope)
+    return seen.signals.hypergrad.to(torch.float64) * slope

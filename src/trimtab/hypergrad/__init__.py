@@ -6,8 +6,11 @@ An estimator fills ``Signals.hypergrad``, live and simulated; what is done with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trimtab.controller import Controller
-from trimtab.hypergrad.estimator import Estimator, Follower, Form, Memory
+from trimtab.errors import KnobError
+from trimtab.hypergrad.estimator import Estimator, Following, Form, Memory
 from trimtab.hypergrad.forward import ForwardMode
 from trimtab.hypergrad.implicit import Implicit
 from trimtab.hypergrad.one_step import OneStep, OneStepValidation
@@ -15,9 +18,10 @@ from trimtab.hypergrad.step import Curve, Step
 from trimtab.hypergrad.unrolled import Window
 
 __all__ = [
+    "ESTIMATORS",
     "Curve",
     "Estimator",
-    "Follower",
+    "Following",
     "ForwardMode",
     "Form",
     "Implicit",
@@ -26,8 +30,46 @@ __all__ = [
     "OneStepValidation",
     "Step",
     "Window",
+    "estimator_named",
     "estimator_of",
 ]
+
+ESTIMATORS: dict[str, Callable[[], Estimator]] = {
+    "one-step": OneStep,
+    "one-step-validation": OneStepValidation,
+    "implicit": Implicit,
+    "forward": ForwardMode,
+}
+"""Estimators by name, each at its defaults."""
+
+
+def estimator_named(name: str, lookback: int | None = None) -> Estimator:
+    """Make an estimator by its name.
+
+    Args:
+        name: one of :data:`ESTIMATORS`.
+        lookback: steps to look back over; None: its own default.
+
+    Returns:
+        A new estimator.
+
+    Raises:
+        KnobError: nothing has that name, or it does not look back over a number of steps.
+
+    Example:
+        >>> estimator_named("implicit", 3)
+        Implicit(lookback=3)
+    """
+    if name not in ESTIMATORS:
+        raise KnobError(f"No estimator is named {name!r}: there are {', '.join(ESTIMATORS)}.")
+    if lookback is None:
+        return ESTIMATORS[name]()
+    if name not in LOOK_BACK:
+        raise KnobError(f"`lookback` is for {' and '.join(LOOK_BACK)}, got it for {name!r}.")
+    return LOOK_BACK[name](lookback)
+
+
+LOOK_BACK: dict[str, Callable[[int], Estimator]] = {"implicit": Implicit}
 
 
 def estimator_of(controller: Controller) -> Estimator | None:
@@ -39,7 +81,7 @@ def estimator_of(controller: Controller) -> Estimator | None:
     Returns:
         Its own, or that of one step.
     """
-    if isinstance(controller, Follower):
+    if isinstance(controller, Following):
         return controller.estimator
     if "hypergrad" not in controller.needs:
         return None

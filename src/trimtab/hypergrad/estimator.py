@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from trimtab.copies import select
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
 from trimtab.rules import Slots
@@ -53,8 +54,12 @@ class Estimator(Protocol):
     """
 
     name: str
-    needs: frozenset[str]
     is_running: bool
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it cannot do without."""
+        ...
 
     def start(self, form: Form) -> Memory:
         """Give the memory before the first step, and after a restore."""
@@ -88,10 +93,26 @@ class Estimator(Protocol):
 
 
 @runtime_checkable
-class Follower(Protocol):
+class Following(Protocol):
     """A controller that follows a hypergradient, and says whose."""
 
     estimator: Estimator
+
+
+def begun_again(estimator: Estimator, memory: Memory, mask: Tensor, form: Form) -> Memory:
+    """Let members that were put elsewhere begin anew; what `start` does not give (batches, kept steps) stays.
+
+    Args:
+        estimator: whose memory it is.
+        memory: what its last `follow` handed back.
+        mask: ``[B]`` bool, who.
+        form: what there is now.
+
+    Returns:
+        The new memory.
+    """
+    fresh = estimator.start(form)
+    return {**memory, **select(mask, fresh, {name: memory[name] for name in fresh})}
 
 
 def told(memory: Memory, grad: Tensor, layout: Layout) -> Tensor:

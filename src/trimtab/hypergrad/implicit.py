@@ -34,9 +34,11 @@ class Implicit:
 
     Args:
         lookback: ``i``, terms of the series.
+        examples: of the batch, that the Hessian is taken of: the first so many, which a shuffled batch makes a random
+            sample; None: all. A few dozen give nearly the same slope at a fraction of the cost.
 
     Raises:
-        KnobError: `lookback` is below 1.
+        KnobError: `lookback` or `examples` is below 1.
 
     Example:
         >>> sorted(Implicit(lookback=3).needs)
@@ -44,20 +46,28 @@ class Implicit:
     """
 
     lookback: int = 5
+    examples: int | None = None
     name = "implicit"
-    needs = frozenset({"hypergrad", "val_hypergrad", "loss_fn"})
     is_running = False
 
     def __post_init__(self) -> None:
         """Check the look-back."""
         if isinstance(self.lookback, bool) or not isinstance(self.lookback, int) or self.lookback < 1:
             raise KnobError(f"`lookback` must be a whole number of steps of at least 1, got {self.lookback!r}.")
+        if self.examples is not None and self.examples < 1:
+            raise KnobError(f"`examples` must be at least 1, or None for all of the batch, got {self.examples!r}.")
         if self.lookback % 2 == 0:
             warnings.warn(
                 f"An even look-back ({self.lookback}) drives an unstable learning rate further up: use an odd one.",
                 UserWarning,
                 stacklevel=3,
             )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it cannot do without."""
+        own = frozenset({"hypergrad", "val_hypergrad", "loss_fn"})
+        return own if self.examples is None else own | {"batches"}
 
     def start(self, form: Form) -> Memory:
         """Give ``slope`` ``[B, S, K]``, zeros."""
@@ -66,9 +76,9 @@ class Implicit:
     def follow(self, step: Step, memory: Memory, *, is_due: bool) -> Memory:
         """Sum the series and take it back through the update."""
         row = step.held_out_grad(step.after)
-        total = row
+        total, bent = row, step if self.examples is None else step.fewer(self.examples)
         for _ in range(self.lookback - 1):
-            row = step.pull(row).weights
+            row = bent.pull(row).weights
             total = total + row
         return {"slope": step.pull_values(total)}
 

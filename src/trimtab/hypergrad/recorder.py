@@ -150,6 +150,7 @@ class Recorder:
             gradient=None if self._closure is None else lambda weights, seen: self._curve(weights, seen, before.rng),
             held_out=None if self._validation_loss is None else self._held_out,
             batch=batch,
+            examples_axis=0,
         )
 
     def form(self) -> Form:

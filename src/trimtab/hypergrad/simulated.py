@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab.copies import Copies
-from trimtab.hypergrad.estimator import Estimator, Form, Memory
+from trimtab.hypergrad.estimator import Estimator, Form, Memory, begun_again
 from trimtab.hypergrad.step import Curve, Step
 from trimtab.layout import Layout
 from trimtab.rules import Rule
@@ -52,10 +52,9 @@ class Simulated:
         self._estimator, self._rule, self._layout, self._knobs = estimator, rule, layout, knobs
         self._every, self._losses, self._held_out = every, losses, held_out
 
-    def start(self, copies: Copies) -> Memory:
-        """Give the memory before the first step of members as they are."""
-        sites = len(self._layout.bounds)
-        return self._estimator.start(Form(copies.weights, copies.slots, self._layout, sites, len(self._knobs)))
+    def forget(self, mask: Tensor, copies: Copies, memory: Memory) -> Memory:
+        """Let members ``[B]`` bool that were put elsewhere begin anew."""
+        return begun_again(self._estimator, memory, mask, self._form(copies))
 
     def follow(
         self,
@@ -98,7 +97,9 @@ class Simulated:
             held_out=lambda weights: self._held_out(weights, after.buffers),
             batch=batch,
         )
-        return self._estimator.follow(step, self.start(before) if memory is None else memory, is_due=is_due)
+        return self._estimator.follow(
+            step, self._estimator.start(self._form(before)) if memory is None else memory, is_due=is_due
+        )
 
     def read(self, memory: Memory | None, grad: Tensor) -> Tensor:
         """Give the hypergradient at a reading, ``[B, S, K]`` float64; zeros before the first step.
@@ -113,6 +114,9 @@ class Simulated:
         if memory is None:
             return grad.new_zeros(len(grad), len(self._layout.bounds), len(self._knobs), dtype=torch.float64)
         return self._estimator.read(memory, grad, self._layout).to(torch.float64)
+
+    def _form(self, copies: Copies) -> Form:
+        return Form(copies.weights, copies.slots, self._layout, len(self._layout.bounds), len(self._knobs))
 
     def _curve(self, weights: Tensor, buffers: dict[str, Tensor], batch: Any) -> Curve:
         leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}

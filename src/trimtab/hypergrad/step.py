@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import SignalError
+from trimtab.hypergrad.batches import first, mixed
 from trimtab.layout import Layout
 from trimtab.rules import Rule, Slots, Values, load_forward_mode, tangents
-from trimtab.task import Batch
 
 
 class Curve(NamedTuple):
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
     grads: Sequence[Tensor]
 
 
-Gradient = Callable[[Tensor, "Batch | None"], Curve]
+Gradient = Callable[[Tensor, Any], Curve]
 """Differentiates the training loss at weights ``[B, n]`` on a batch (None: the one that was just seen)."""
 
 
@@ -79,6 +79,7 @@ class Step:
         held_out: gives ``[B, n]``, the gradient of the held-out loss at given weights; None where there is none.
         batch: what it was computed on; None where unknown.
         curve: the gradient with its graph, where it is there already.
+        examples_axis: of the batch's tensors: 1 behind members, 0 live.
     """
 
     rule: Rule
@@ -92,15 +93,47 @@ class Step:
     after: Tensor
     gradient: Gradient | None = None
     held_out: Callable[[Tensor], Tensor] | None = None
-    batch: Batch | None = None
+    batch: Any = None
     curve: Curve | None = None
+    examples_axis: int = 1
 
-    def at(self, weights: Tensor, batch: Batch | None = None) -> Step:
+    def at(self, weights: Tensor, batch: Any = None) -> Step:
         """Give the same step from other weights ``[B, n]``, on another batch if one is given; slots and values stay."""
         batch = self.batch if batch is None else batch
         curve = self._differentiated(weights, batch)
         grad = torch.cat([g.detach().flatten(1) for g in curve.grads], 1)
         return replace(self, weights=weights.detach(), grad=grad, batch=batch, curve=curve)
+
+    def fewer(self, examples: int) -> Step:
+        """Give the same step with the curvature of the batch's first examples only; its gradient stays.
+
+        Args:
+            examples: how many.
+
+        Returns:
+            The step.
+
+        Raises:
+            SignalError: the step does not know its batch.
+        """
+        return replace(self, batch=first(self._known_batch(), examples, self.examples_axis), curve=None)
+
+    def mixed(self, old: Any, kept: Tensor, draw: int) -> Any:
+        """Give the step's batch with a share of its examples replaced by those of an older mixture.
+
+        Args:
+            old: the mixture so far, like the step's batch; None: there is none.
+            kept: ``[B]`` share of `old` that stays; a live run has one member.
+            draw: which examples, all members alike: the seed of a permutation.
+
+        Returns:
+            A batch like the step's; the step's own where `old` has another number of examples.
+
+        Raises:
+            SignalError: the step does not know its batch.
+        """
+        batch = self._known_batch()
+        return batch if old is None else mixed(batch, old, kept, draw, axis=self.examples_axis)
 
     def held_out_grad(self, weights: Tensor) -> Tensor:
         """Give the gradient of the held-out loss.
@@ -205,11 +238,16 @@ class Step:
         done = [self.rule.update(g, s, w, v) for g, s, w, v in cut]
         return torch.cat([w.flatten(1) for w, _ in done], 1), tuple(s for _, s in done)
 
+    def _known_batch(self) -> Any:
+        if self.batch is None:
+            raise SignalError("This hypergradient needs the batch itself: call `pilot.step(loss, batch=batch)`.")
+        return self.batch
+
     @cached_property
     def _curve(self) -> Curve:
         return self._differentiated(self.weights, self.batch) if self.curve is None else self.curve
 
-    def _differentiated(self, weights: Tensor, batch: Batch | None) -> Curve:
+    def _differentiated(self, weights: Tensor, batch: Any) -> Curve:
         if self.gradient is None:
             raise SignalError("This hypergradient needs the curvature of the training loss: give `loss_fn=`.")
         with torch.enable_grad():

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from trimtab.controller import State
 from trimtab.controllers.policy import Policy
+from trimtab.copies import select
 from trimtab.errors import KnobError, SignalError
-from trimtab.helm import select
 from trimtab.hypergrad import Estimator, OneStep
 from trimtab.knobs import EARLY_STEPS, Panel
 from trimtab.signals import Observation
