@@ -100,7 +100,7 @@ class Plant:
                 knobs=panel.names,
                 every=every,
                 losses=lambda leaves, buffers, batch: self._losses(leaves, buffers, batch, _axes(batch)),
-                held_out=self._held_out_grad,
+                held_out=self._measure_held_out,
             )
         self._probe = Probe(self._layout.per_site, self.device, sample)
         self._step_fn: Callable[..., Any] = self._step
@@ -245,15 +245,15 @@ class Plant:
     def _model(self, params: dict[str, Tensor], buffers: dict[str, Tensor]) -> Callable[..., Tensor]:
         return lambda *args: functional_call(self.module, (params, buffers), args)
 
-    def _held_out_grad(self, weights: Tensor, buffers: dict[str, Tensor]) -> Tensor:
-        """``[B, n]`` gradient of the loss on held-out examples."""
+    def _measure_held_out(self, weights: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """``[B]`` losses on held-out examples, and their ``[B, n]`` gradient."""
         if self._held_out is None:
             x, y = (part[: min(len(part) // 2, HELD_OUT)] for part in self.split("val"))
             self._held_out = x, y
         self.module.eval()
-        grad = self._differentiate(weights.detach(), buffers, Batch(*self._held_out), None)[1]
+        found = self._differentiate(weights.detach(), buffers, Batch(*self._held_out), None)
         self.module.train()
-        return grad
+        return found
 
     def _look(self, copies: Copies, grad: Tensor, look: Look | None) -> Look:
         weight = self._sample(copies.weights)

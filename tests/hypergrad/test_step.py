@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import SignalError
-from trimtab.hypergrad import Form, ForwardMode, Step, Window
+from trimtab.hypergrad import Form, ForwardMode, Step
+from trimtab.hypergrad.unrolled import slopes
 from trimtab.rules import SGD, Adam, AdamW, NAdam, RMSprop, Rule
 
 F64 = torch.float64
@@ -48,14 +49,14 @@ def test_the_window_s_slopes_are_finite_differences(kind: str, by: str, ride: Ri
     """Summed over six steps, they say how the held-out loss at the end answers to knobs held all the way."""
     rule, knobs = RULES[kind]
     done = ride(rule, knobs, 6, by=by)
-    slopes = sum(Window(done.steps).slopes(done.row))
+    found = sum(slopes(done.steps, done.row))
     for s in range(done.values.shape[1]):
         for k in range(done.values.shape[2]):
             nudge = torch.zeros_like(done.values)
             nudge[:, s, k] = 1e-5 * done.values[:, s, k]
             up, down = (ride(rule, knobs, 6, by=by, values=done.values + sign * nudge).held for sign in (1, -1))
             apart = (up - down) / (2 * nudge[:, s, k])
-            torch.testing.assert_close(slopes[:, s, k], apart, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(found[:, s, k], apart, rtol=1e-6, atol=1e-9)
 
 
 @every_rule
@@ -64,7 +65,7 @@ def test_forward_mode_is_the_window(kind: str, by: str, ride: Ride) -> None:
     """Pushed forward or pulled back through twelve steps, slots included, the slope is the same to ten digits."""
     rule, knobs = RULES[kind]
     done = ride(rule, knobs, 12, by=by)
-    exact = sum(Window(done.steps).slopes(done.row))
+    exact = sum(slopes(done.steps, done.row))
     estimator = ForwardMode()
     first = done.steps[0]
     memory = estimator.start(Form(first.weights, first.slots, first.layout, *done.values.shape[1:]))

@@ -22,6 +22,7 @@ from trimtab.knobs import EARLY_STEPS, Panel
 from trimtab.signals import Observation
 
 TINY = 1e-300
+ROUNDING = 1e-12  # of |gradient| |update|: a slope below it, such as beta1's of a first step, is rounding
 CLIP_MEMORY = 0.99  # of the mean square that slopes are measured against
 
 
@@ -250,7 +251,10 @@ class Hypergradient:
         if seen.signals.hypergrad is None:
             raise SignalError(f"Controller {self.name!r} needs `hypergrad` in the signals, got None.")
         unit = torch.where(state["is_log"], math.log(10), 1.0)[:, None]
-        slope, state = self._tamed(by_place(seen, state) * unit, state)
+        natural = (seen.signals.grad_sq.sqrt() * seen.signals.update_sq.sqrt())[..., None]
+        slope = by_place(seen, state) * unit
+        slope = torch.where(slope.abs() <= ROUNDING * natural, 0.0, slope)
+        slope, state = self._tamed(slope, state)
         change, follower = self.follower.change(slope, seen, state["follower"])
         limit = state["rate"] * torch.where(seen.signals.step <= EARLY_STEPS, 2.0, 1.0)[:, None]
         return (change * unit / limit[:, None]).clamp(-1, 1), {**state, "follower": follower}

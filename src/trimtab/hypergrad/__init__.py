@@ -10,12 +10,15 @@ from collections.abc import Callable
 
 from trimtab.controller import Controller
 from trimtab.errors import KnobError
+from trimtab.hypergrad.distilled import HyperDistill
 from trimtab.hypergrad.estimator import Estimator, Following, Form, Memory
 from trimtab.hypergrad.forward import ForwardMode
 from trimtab.hypergrad.implicit import Implicit
 from trimtab.hypergrad.one_step import OneStep, OneStepValidation
-from trimtab.hypergrad.step import Curve, Step
-from trimtab.hypergrad.unrolled import Window
+from trimtab.hypergrad.products import Curve
+from trimtab.hypergrad.step import Step
+from trimtab.hypergrad.unrolled import Unroll
+from trimtab.hypergrad.zeroth import ZerothOrder
 
 __all__ = [
     "ESTIMATORS",
@@ -24,12 +27,14 @@ __all__ = [
     "Following",
     "ForwardMode",
     "Form",
+    "HyperDistill",
     "Implicit",
     "Memory",
     "OneStep",
     "OneStepValidation",
     "Step",
-    "Window",
+    "Unroll",
+    "ZerothOrder",
     "estimator_named",
     "estimator_of",
 ]
@@ -39,6 +44,9 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "one-step-validation": OneStepValidation,
     "implicit": Implicit,
     "forward": ForwardMode,
+    "distilled": HyperDistill,
+    "zeroth-order": ZerothOrder,
+    "unroll": Unroll,
 }
 """Estimators by name, each at its defaults."""
 
@@ -69,7 +77,7 @@ def estimator_named(name: str, lookback: int | None = None) -> Estimator:
     return LOOK_BACK[name](lookback)
 
 
-LOOK_BACK: dict[str, Callable[[int], Estimator]] = {"implicit": Implicit}
+LOOK_BACK: dict[str, Callable[[int], Estimator]] = {"implicit": Implicit, "unroll": Unroll}
 
 
 def estimator_of(controller: Controller) -> Estimator | None:

@@ -20,7 +20,8 @@ from torch.func import functional_call
 
 from trimtab.errors import KnobError, SignalError
 from trimtab.hypergrad.estimator import Estimator, Form
-from trimtab.hypergrad.step import Curve, Step
+from trimtab.hypergrad.products import Curve
+from trimtab.hypergrad.step import Step
 from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.linkage import read_field
@@ -88,8 +89,11 @@ class Recorder:
                 raise SignalError(_MISSING[need].format(name=estimator.name))
         self._closure: _Closure | None = None
         self._names: list[str] = []
+        self._held_out_closure: _Closure | None = None
         if "loss_fn" in estimator.needs:
             self._closure, self._names = _closed(optimizer, model, loss_fn)
+            if model is not None and validation_loss is not None:
+                self._held_out_closure = _Closure(model, validation_loss)
         self._rng: Any = None
         if self._closure is not None and model is not None:
             model.register_forward_pre_hook(self._remember)
@@ -149,6 +153,7 @@ class Recorder:
             self.row(self._params()),
             gradient=None if self._closure is None else lambda weights, seen: self._curve(weights, seen, before.rng),
             held_out=None if self._validation_loss is None else self._held_out,
+            held_out_loss=None if self._held_out_closure is None else self._held_out_loss,
             batch=batch,
             examples_axis=0,
         )
@@ -225,6 +230,14 @@ class Recorder:
                 "The validation loss does not depend on the optimizer's parameters: compute it with them."
             )
         return self.row([torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)])
+
+    def _held_out_loss(self, weights: Tensor) -> Tensor:
+        """Give the held-out loss at other weights, ``[1]``."""
+        assert self._held_out_closure is not None
+        pieces = zip(self._names, self.layout.pieces(weights), self.layout.shapes, strict=True)
+        with torch.no_grad():
+            loss = functional_call(self._held_out_closure, {name: p.reshape(shape) for name, p, shape in pieces}, ())
+        return torch.as_tensor(loss).reshape(1)
 
 
 class _Closure(nn.Module):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from trimtab.copies import Copies
 from trimtab.hypergrad.estimator import Estimator, Form, Memory, begun_again
-from trimtab.hypergrad.step import Curve, Step
+from trimtab.hypergrad.products import Curve
+from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
 from trimtab.rules import Rule
 from trimtab.signals import is_reading
@@ -21,8 +22,8 @@ from trimtab.task import Batch
 
 Losses = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]
 """``[B]`` training losses of members with given parameters and buffers, each on its own examples."""
-HeldOut = Callable[[Tensor, dict[str, Tensor]], Tensor]
-"""``[B, n]`` gradient of the held-out loss at given weights and buffers."""
+HeldOut = Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, Tensor]]
+"""``[B]`` held-out losses at given weights and buffers, and their ``[B, n]`` gradient."""
 
 
 class Simulated:
@@ -94,7 +95,8 @@ class Simulated:
             grad.detach(),
             after.weights.detach(),
             gradient=lambda weights, seen: self._curve(weights, before.buffers, batch if seen is None else seen),
-            held_out=lambda weights: self._held_out(weights, after.buffers),
+            held_out=lambda weights: self._held_out(weights, after.buffers)[1],
+            held_out_loss=lambda weights: self._held_out(weights, after.buffers)[0],
             batch=batch,
         )
         return self._estimator.follow(

@@ -20,45 +20,15 @@ from torch import Tensor
 
 from trimtab.errors import SignalError
 from trimtab.hypergrad.batches import first, mixed
+from trimtab.hypergrad.products import Curve, Pulled, Pushed, twice
 from trimtab.layout import Layout
 from trimtab.rules import Rule, Slots, Values, load_forward_mode, tangents
 
-
-class Curve(NamedTuple):
-    """A training loss's gradient with its graph.
-
-    Attributes:
-        leaves: the weights, one tensor a parameter, in the layout's order.
-        grads: the gradient, likewise.
-    """
-
-    leaves: Sequence[Tensor]
-    grads: Sequence[Tensor]
+NO_HELD_OUT = "This hypergradient is of the validation loss: give `validation_loss=`."
 
 
 Gradient = Callable[[Tensor, Any], Curve]
 """Differentiates the training loss at weights ``[B, n]`` on a batch (None: the one that was just seen)."""
-
-
-class Pulled(NamedTuple):
-    """A row vector times the Jacobian of a step.
-
-    Attributes:
-        weights: ``[B, n]``.
-        slots: like the step's slots; None where they were held fixed.
-        values: ``[B, S, K]``.
-    """
-
-    weights: Tensor
-    slots: tuple[Slots, ...] | None
-    values: Tensor
-
-
-class Pushed(NamedTuple):
-    """The Jacobian of a step times column vectors: ``[B, J, n]``, and slots with ``J`` behind ``B``."""
-
-    weights: Tensor
-    slots: tuple[Slots, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +47,7 @@ class Step:
         after: ``[B, n]`` the weights after it.
         gradient: differentiates the training loss; None where there is no way to compute it again.
         held_out: gives ``[B, n]``, the gradient of the held-out loss at given weights; None where there is none.
+        held_out_loss: gives that loss, ``[B]``; None where there is none.
         batch: what it was computed on; None where unknown.
         curve: the gradient with its graph, where it is there already.
         examples_axis: of the batch's tensors: 1 behind members, 0 live.
@@ -93,6 +64,7 @@ class Step:
     after: Tensor
     gradient: Gradient | None = None
     held_out: Callable[[Tensor], Tensor] | None = None
+    held_out_loss: Callable[[Tensor], Tensor] | None = None
     batch: Any = None
     curve: Curve | None = None
     examples_axis: int = 1
@@ -101,7 +73,7 @@ class Step:
         """Give the same step from other weights ``[B, n]``, on another batch if one is given; slots and values stay."""
         batch = self.batch if batch is None else batch
         curve = self._differentiated(weights, batch)
-        grad = torch.cat([g.detach().flatten(1) for g in curve.grads], 1)
+        grad = torch.cat([g.detach().reshape(len(weights), -1) for g in curve.grads], 1)
         return replace(self, weights=weights.detach(), grad=grad, batch=batch, curve=curve)
 
     def fewer(self, examples: int) -> Step:
@@ -148,8 +120,14 @@ class Step:
             SignalError: there are no held-out examples.
         """
         if self.held_out is None:
-            raise SignalError("This hypergradient is of the validation loss: give `validation_loss=`.")
+            raise SignalError(NO_HELD_OUT)
         return self.held_out(weights.detach())
+
+    def held_out_loss_at(self, weights: Tensor) -> Tensor:
+        """Give the held-out loss ``[B]`` at `weights` ``[B, n]``; raises as :meth:`held_out_grad` does."""
+        if self.held_out_loss is None:
+            raise SignalError(NO_HELD_OUT)
+        return self.held_out_loss(weights.detach())
 
     def curvature(self, vectors: Tensor) -> Tensor:
         """Give the Hessian of the training loss times vectors.
@@ -168,8 +146,8 @@ class Step:
         if not pairs:  # a loss that is linear in the weights
             return torch.zeros_like(vectors)
         rows = [v.reshape(g.shape).to(g) for g, v in pairs]
-        found = _twice([g for g, _ in pairs], curve.leaves, rows)
-        return torch.cat([part.flatten(1) for part in found], 1).to(vectors)
+        found = twice([g for g, _ in pairs], curve.leaves, rows)
+        return torch.cat([part.reshape(len(vectors), -1) for part in found], 1).to(vectors)
 
     def pull(self, row: Tensor, row_slots: Sequence[Slots] | None = None) -> Pulled:
         """Give ``row^T dF``.
@@ -230,6 +208,11 @@ class Step:
         weights, slots = torch.func.vmap(along, in_dims=1, out_dims=1)(bent, columns, tuple(column_slots), seeds)
         return Pushed(weights, slots)
 
+    def applied(self, values: Tensor, slots: tuple[Slots, ...] | None = None) -> tuple[Tensor, tuple[Slots, ...]]:
+        """Take the step with other values ``[B, S, K]``, and other slots if given: new weights ``[B, n]`` and slots."""
+        with torch.no_grad():
+            return self._applied(self.grad, self.weights, self.slots if slots is None else slots, values)
+
     def _applied(
         self, grad: Tensor, weights: Tensor, slots: tuple[Slots, ...], values: Tensor
     ) -> tuple[Tensor, tuple[Slots, ...]]:
@@ -284,15 +267,3 @@ def _answered(made: _Made, row: Tensor, row_slots: Sequence[Slots]) -> tuple[lis
         outputs += [new[name] for name in wanted]
         rows += [given[name].to(new[name]) for name in wanted]
     return outputs, rows
-
-
-def _twice(grads: Sequence[Tensor], leaves: Sequence[Tensor], rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    try:
-        return torch.autograd.grad(grads, leaves, rows, retain_graph=True, allow_unused=True, materialize_grads=True)
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in ("derivative for", "differentiable twice", "double backward")):
-            raise
-        raise SignalError(
-            f"The training loss cannot be differentiated twice ({error}): replace that operation, or choose an "
-            "estimator of one step, which needs no curvature."
-        ) from error

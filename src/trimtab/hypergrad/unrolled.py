@@ -1,57 +1,105 @@
 """Truncated unroll: the exact slope through the last few steps, each at its own weights and batch.
 
-Letters: ``B`` members, ``S`` sites, ``K`` knobs.
+Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
+from trimtab.hypergrad.estimator import Form, Memory, blank, told
 from trimtab.hypergrad.step import Step
+from trimtab.layout import Layout
 from trimtab.rules import Slots
+
+KEPT = ("weights", "slots", "values", "grad", "after", "batch")
 
 
 @dataclass(frozen=True)
-class Window:
-    """Exact reverse differentiation through steps that were kept: a slope by the knobs of each.
+class Unroll:
+    """The held-out loss's exact slope through the last `window` steps.
 
-    ``p <- grad L(w_T)``, and for each step from the last: the slope is ``p^T dF/dv``, then ``p <- p^T dF/d(w, s)``.
-    Steps keep weights, slots and batches, no graph: each one's is built, used and let go.
+    ``p <- grad L_val(w_T)``, and for each step from the last: the slope grows by ``p^T dF/dv``, then ``p <- p^T dF/d(w,
+    s)``, slots included. Knobs count as held over the window; what lies before it is not seen, a bias that a longer
+    window lessens. It costs one held-out gradient and, for each step of the window, one training gradient with its
+    graph and one product with the Hessian. Steps keep weights, slots and batches, no graph.
 
-    Truncated backpropagation through the optimizer: Domke 2012; Shaban et al. 2019, arXiv:1810.10667, Alg. 1 with K
-    steps. Differs from the source: any optimizer that has a rule.
+    Truncated backpropagation through the optimizer: Domke 2012; Shaban et al. 2019, arXiv:1810.10667, Algorithm 1.
+    Differs from the source: any optimizer that has a rule; steps are computed again one by one, so that memory holds
+    one graph at a time.
+
+    Args:
+        window: steps to look back over, the last one included.
+
+    Raises:
+        KnobError: `window` is below 1.
+
+    Example:
+        >>> sorted(Unroll(window=3).needs)
+        ['batches', 'hypergrad', 'loss_fn', 'val_hypergrad']
+    """
+
+    window: int = 5
+    name = "unroll"
+    needs = frozenset({"hypergrad", "val_hypergrad", "loss_fn", "batches"})
+    is_running = True
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
+            raise KnobError(f"`window` must be a whole number of steps of at least 1, got {self.window!r}.")
+
+    def start(self, form: Form) -> Memory:
+        """Give ``count`` ``[B]``, steps since the start or a restore, and ``slope`` ``[B, S, K]``: zeros."""
+        slope = blank(form)
+        return {"count": slope.new_zeros(len(slope)), "slope": slope}
+
+    def follow(self, step: Step, memory: Memory, *, is_due: bool) -> Memory:
+        """Keep the step; where a reading comes next, go back through those kept."""
+        kept = (*memory.get("kept", ()), {name: getattr(step, name) for name in KEPT})[-self.window :]
+        count = memory["count"] + 1
+        slope = memory["slope"]
+        if is_due:
+            steps = [replace(step, **one, curve=None) for one in kept]
+            slope = sum(slopes(steps, step.held_out_grad(step.after), count), torch.zeros_like(slope))
+        return {"count": count, "slope": slope, "kept": kept}
+
+    def read(self, memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
+        """Give the slope."""
+        return told(memory, grad, layout)
+
+
+def slopes(steps: Sequence[Step], row: Tensor, count: Tensor | None = None) -> list[Tensor]:
+    """Differentiate a loss at the end of a few steps by the values of each.
 
     Args:
         steps: oldest first, each beginning where the one before ended.
+        row: ``[B, n]`` gradient of the loss at the last step's new weights.
+        count: ``[B]`` how many of the last steps are a member's own; the others count as 0. None: all.
 
-    Raises:
-        KnobError: there are none.
+    Returns:
+        ``[B, S, K]`` a step, oldest first.
     """
-
-    steps: tuple[Step, ...]
-
-    def __post_init__(self) -> None:
-        """Check that there is a step."""
-        if not self.steps:
-            raise KnobError("A window needs at least one step.")
-
-    def slopes(self, row: Tensor) -> list[Tensor]:
-        """Differentiate a loss at the end by every step's values.
-
-        Args:
-            row: ``[B, n]`` gradient of the loss at the last step's new weights.
-
-        Returns:
-            ``[B, S, K]`` a step, oldest first.
-        """
-        slots: tuple[Slots, ...] = ()
-        found = []
-        for step in reversed(self.steps[1:]):
+    slots: tuple[Slots, ...] = ()
+    found = []
+    for age, step in enumerate(reversed(steps)):
+        if count is not None:
+            mine = count > age
+            row = torch.where(mine[:, None], row, 0.0)
+            slots = tuple({name: _masked(mine, s) for name, s in part.items()} for part in slots)
+        if age == len(steps) - 1:
+            found.append(step.pull_values(row, slots))
+        else:
             made = step.pull(row, slots)
             found.append(made.values)
             row, slots = made.weights, made.slots or ()
-        found.append(self.steps[0].pull_values(row, slots))
-        return found[::-1]
+    return found[::-1]
+
+
+def _masked(mask: Tensor, tensor: Tensor) -> Tensor:
+    return torch.where(mask.reshape(-1, *[1] * (tensor.ndim - 1)), tensor, 0.0)

@@ -1,0 +1,107 @@
+"""Zeroth order: the slope from losses alone, by steps with turned knobs.
+
+Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member, ``q`` directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import KnobError
+from trimtab.hypergrad.estimator import Form, Memory, blank, told
+from trimtab.hypergrad.step import Step
+from trimtab.layout import Layout
+
+
+@dataclass(frozen=True)
+class ZerothOrder:
+    """The held-out loss's slope from short branches of the run, each with knobs turned a little along one direction.
+
+    ``h = p / (2 mu q) sum_i (f(v e^{mu u_i}) - f(v e^{-mu u_i})) u_i`` by ``log v``, with ``u_i`` uniform on the unit
+    sphere of the ``p = S K`` knobs and ``f`` the held-out loss after `horizon` steps on the last batch. Unbiased as
+    ``mu`` tends to 0, at a variance that falls as ``1 / q``. It needs no second derivative, and costs ``2 q`` held-out
+    losses and ``2 q (horizon - 1)`` gradients a reading.
+
+    HOZOG: Gu et al. 2021, arXiv:2102.09026, Eq. (4). Differs from the source: antithetic pairs; knobs are turned by a
+    factor; `f` is a branch of the run, not a whole one (:func:`slope_of` takes any).
+
+    Args:
+        pairs: ``q``.
+        mu: how far knobs are turned, as a factor's logarithm.
+        horizon: steps of a branch.
+        seed: of the directions.
+
+    Raises:
+        KnobError: an argument is out of range.
+
+    Example:
+        >>> sorted(ZerothOrder(pairs=2).needs)
+        ['hypergrad', 'loss_fn', 'val_hypergrad']
+    """
+
+    pairs: int = 4
+    mu: float = 1e-2
+    horizon: int = 1
+    seed: int = 0
+    name = "zeroth-order"
+    needs = frozenset({"hypergrad", "val_hypergrad", "loss_fn"})
+    is_running = False
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if not (self.pairs >= 1 and 0 < self.mu < 1 and self.horizon >= 1):
+            raise KnobError(
+                "Zeroth order needs `pairs >= 1`, `mu` in (0, 1) and `horizon >= 1`, got "
+                f"pairs={self.pairs}, mu={self.mu}, horizon={self.horizon}."
+            )
+
+    def start(self, form: Form) -> Memory:
+        """Give ``slope`` ``[B, S, K]`` and ``count`` ``[B]``, readings so far: zeros."""
+        slope = blank(form)
+        return {"slope": slope, "count": slope.new_zeros(len(slope))}
+
+    def follow(self, step: Step, memory: Memory, *, is_due: bool) -> Memory:
+        """Branch off, and compare the ends."""
+        count = int(memory["count"].max())
+        rng = torch.Generator().manual_seed((self.seed * 1_000_003 + count) % 2**63)
+
+        def end(values: Tensor) -> Tensor:
+            weights, slots = step.applied(values)
+            for _ in range(self.horizon - 1):
+                weights, slots = step.at(weights).applied(values, slots)
+            return step.held_out_loss_at(weights)
+
+        slope = slope_of(end, step.values, self.pairs, self.mu, rng)
+        return {"slope": slope, "count": memory["count"] + 1}
+
+    def read(self, memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
+        """Give the slope."""
+        return told(memory, grad, layout)
+
+
+def slope_of(loss: Callable[[Tensor], Tensor], values: Tensor, pairs: int, mu: float, rng: torch.Generator) -> Tensor:
+    """Estimate how a function of the knobs answers to each, from its values alone.
+
+    Args:
+        loss: of values ``[B, S, K]``, gives ``[B]``: a branch, or a whole run of the plant.
+        values: ``[B, S, K]`` where; one that is 0 is taken not to matter.
+        pairs: directions, each taken both ways.
+        mu: how far, as a factor's logarithm.
+        rng: draws the directions, the same for all members.
+
+    Returns:
+        ``[B, S, K]`` d loss / d value, float64.
+    """
+    sites, knobs = values.shape[1:]
+    total = torch.zeros_like(values, dtype=torch.float64)
+    for _ in range(pairs):
+        draw = torch.randn(sites, knobs, generator=rng, dtype=torch.float64)
+        turn = (draw / draw.norm()).to(values.device)
+        apart = loss(values * torch.exp(mu * turn)) - loss(values * torch.exp(-mu * turn))
+        total += apart[:, None, None].to(torch.float64) * turn
+    by_log = total * (sites * knobs / (2 * mu * pairs))
+    return torch.where(values > 0, by_log / values.clamp_min(1e-300), 0.0)

@@ -1,0 +1,318 @@
+"""Live hypergradients: what the plant measures, of a model that the library has never seen; and clear refusals."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import trimtab
+from trimtab.controllers import Hypergradient
+from trimtab.errors import KnobError, SignalError, TaskError
+from trimtab.hypergrad import ESTIMATORS, Implicit, estimator_of
+from trimtab.plant import Plant
+from trimtab.rollout import rollout
+from trimtab.rules import SGD, AdamW, RMSprop, Rule
+from trimtab.stream import Stream
+from trimtab.task import Batch, Reference, Split
+from trimtab.tasks.seeded import build_seeded
+
+F64 = torch.float64
+STEPS = 24
+
+
+class Bumps:
+    """A sine to be learned by 3-6-1 with tanh, and batch norm where asked for."""
+
+    name = "bumps"
+    horizon, batch_size, optimizer, metric = 50, 8, "sgd", "rmse"
+    noise_shape: tuple[int, ...] | None = None
+    card = "Test."
+    reference = Reference(0.1, 0.1, 0.1, "none")
+
+    def __init__(self, *, has_norm: bool = False) -> None:
+        self.has_norm = has_norm
+
+    def build(self, seed: int) -> nn.Module:
+        """Make the network."""
+
+        def made() -> nn.Module:
+            norm = [nn.BatchNorm1d(6)] if self.has_norm else []
+            return nn.Sequential(nn.Linear(3, 6), *norm, nn.Tanh(), nn.Linear(6, 1), nn.Flatten(-2, -1))
+
+        return build_seeded(made, seed)
+
+    def data(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Give a split."""
+        start = {"train": 0, "val": 40, "test": 60}[split]
+        x = torch.randn(80, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
+        rows = slice(start, start + (40 if split == "train" else 20))
+        return x[rows], torch.sin(2 * x.sum(1))[rows]
+
+    def loss(self, model: Callable[..., Tensor], batch: Batch) -> Tensor:
+        """Give the squared error."""
+        return (model(batch.x) - batch.y).square().mean()
+
+    def score(self, model: Callable[..., Tensor], batch: Batch) -> Tensor:
+        """Give its root."""
+        return self.loss(model, batch).sqrt()
+
+
+@pytest.fixture(autouse=True)
+def _in_double() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(F64)
+    yield
+    torch.set_default_dtype(before)
+
+
+RULES: dict[str, tuple[Rule, dict[str, float]]] = {
+    "sgd": (SGD(momentum=0.8, weight_decay=1e-3), {"lr": 0.05, "momentum": 0.8, "weight_decay": 1e-3}),
+    "adamw": (AdamW(eps=1e-4), {"lr": 0.01, "beta1": 0.8, "weight_decay": 1e-2}),
+    "rmsprop": (RMSprop(eps=1e-4), {"lr": 0.01}),
+}
+
+
+def live(controller: Any, rule: Rule, knobs: dict[str, float], task: Bumps, *, by: str) -> tuple[nn.Module, Any]:
+    """Train the task's network as a user would."""
+    model = task.build(0).double()
+    groups = trimtab.groups(model, by=by) if by != "run" else model.parameters()
+    optimizer = rule.optimizer(groups)
+    for group in optimizer.param_groups:
+        for name, value in knobs.items():
+            if name == "beta1":
+                group["betas"] = (value, group["betas"][1])
+            else:
+                group[name] = value
+    x, y = (part[:10] for part in task.data("val"))
+
+    def held_out() -> Tensor:
+        model.eval()
+        loss = (model(x) - y).square().mean()
+        model.train()
+        return loss
+
+    needs = estimator_of(controller).needs
+    pilot = trimtab.attach(
+        optimizer,
+        controller,
+        knobs=tuple(knobs),
+        sites="run" if by == "run" else "groups",
+        model=model,
+        every=5,
+        loss_fn=(lambda batch: (model(batch[0]) - batch[1]).square().mean()) if "loss_fn" in needs else None,
+        validation_loss=held_out if "val_hypergrad" in needs else None,
+    )
+    stream = Stream(task, (0,), dtype=F64)
+    for _ in range(STEPS):
+        batch = stream.next()
+        x_, y_ = batch.x[0], batch.y[0]
+        loss = (model(x_) - y_).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pilot.step(loss, batch=(x_, y_))
+    return model, pilot
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("by", ["run", "layer"])
+def test_live_is_simulated(name: str, rule: str, by: str) -> None:
+    """Every estimator turns every knob of a live run as it does the plant's, weights and all."""
+    controller, task = Hypergradient(name), Bumps()
+    twin, knobs = RULES[rule]
+    model, pilot = live(controller, twin, knobs, task, by=by)
+    sites = trimtab.sites_of(task.build(0), by)
+    panel = trimtab.Panel.of(list(knobs))
+    plant = Plant(task, twin, panel, sites=sites, every=5, estimator=controller.estimator, dtype=F64)
+    values = torch.tensor(list(knobs.values()), dtype=F64).expand(1, len(sites), -1).clone()
+    done = rollout(plant, controller, values, seeds=(0,), steps=STEPS, guard=trimtab.Guard())
+    flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    torch.testing.assert_close(flat, done.copies.weights[0], rtol=1e-9, atol=1e-11)
+    used = pilot._helm.panel.from_unit(pilot._state["position"])[0]
+    torch.testing.assert_close(used, panel.from_unit(done.state["position"])[0], rtol=1e-9, atol=0.0)
+    assert not torch.allclose(used, values[0], rtol=1e-3)
+
+
+def test_batch_norm_s_statistics_are_the_run_s_alone() -> None:
+    """Computing the loss again leaves buffers as one forward pass a step left them."""
+    task = Bumps(has_norm=True)
+    rule, knobs = RULES["sgd"]
+    model, _ = live(Hypergradient("implicit"), rule, knobs, task, by="run")
+    assert STEPS == int(model[1].num_batches_tracked)
+
+
+def test_dropout_draws_the_same_mask_again() -> None:
+    """The gradient computed again is the one that the step used, and torch's generator goes on as if nothing was."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Dropout(0.5), nn.Linear(50, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    x, y = torch.randn(16, 3), torch.randn(16, 1)
+    found: list[tuple[Tensor, Tensor]] = []
+
+    class Spy(Implicit):
+        def follow(self, step: Any, memory: Any, *, is_due: bool) -> Any:
+            found.append((step.grad, torch.cat([g.reshape(1, -1) for g in step._curve.grads], 1)))
+            return super().follow(step, memory, is_due=is_due)
+
+    def train(controller: Any, **given: Any) -> Tensor:
+        pilot = trimtab.attach(optimizer, controller, model=model, mode="suggest", guard=False, **given)
+        for _ in range(12):
+            loss = (model(x) - y).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            pilot.step(loss)
+        pilot.disable()
+        return torch.rand(3)
+
+    start = [p.detach().clone() for p in model.parameters()]
+
+    def loss_fn() -> Tensor:
+        return (model(x) - y).square().mean()
+
+    def held_out() -> Tensor:
+        model.eval()
+        loss = (model(x) - y).square().mean()
+        model.train()
+        return loss
+
+    torch.manual_seed(7)
+    after = train(Hypergradient(Spy()), loss_fn=loss_fn, validation_loss=held_out)
+    for p, old in zip(model.parameters(), start, strict=True):
+        p.data.copy_(old)
+    torch.manual_seed(7)
+    assert torch.equal(after, train("constant"))
+    assert len(found) >= 4
+    for used, again in found:
+        torch.testing.assert_close(again, used)
+
+
+def test_no_graph_outlives_a_step() -> None:
+    """After `pilot.step` nothing holds a graph: the batch that the loss was computed of again can be let go."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    held = {}
+
+    def loss_fn() -> Tensor:
+        return model(held["x"]).square().mean()
+
+    pilot = trimtab.attach(
+        optimizer,
+        Hypergradient("implicit"),
+        model=model,
+        loss_fn=loss_fn,
+        validation_loss=lambda: model(torch.ones(2, 3)).mean(),
+    )
+    for _ in range(11):
+        held["x"] = torch.randn(4, 3)
+        loss = loss_fn()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pilot.step(loss)
+    was = weakref.ref(held.pop("x"))
+    del loss
+    gc.collect()
+    assert was() is None
+
+
+def test_a_resumed_run_goes_on_to_the_bit(tmp_path: Any) -> None:
+    """Forward mode's derivatives are in the checkpoint."""
+    ends = []
+    for stop in (None, 13):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        rng = torch.Generator().manual_seed(3)
+        batch: dict[str, Tensor] = {}
+
+        def made(model: nn.Module = model, batch: dict[str, Tensor] = batch) -> tuple[Any, Any]:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+            pilot = trimtab.attach(
+                optimizer,
+                Hypergradient("forward"),
+                knobs=("lr", "momentum"),
+                model=model,
+                loss_fn=lambda: model(batch["x"]).square().mean(),
+                validation_loss=lambda: (model(torch.ones(2, 3)) - 1).square().mean(),
+            )
+            return optimizer, pilot
+
+        optimizer, pilot = made()
+        for number in range(30):
+            if number == stop:
+                pilot.save(tmp_path / "run.pt", {"optimizer": optimizer.state_dict()})
+                pilot.disable()
+                optimizer, pilot = made()
+                optimizer.load_state_dict(pilot.load(tmp_path / "run.pt")["optimizer"])
+            batch["x"] = torch.randn(8, 3, generator=rng)
+            loss = model(batch["x"]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            pilot.step(loss)
+        ends.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
+    assert torch.equal(ends[0], ends[1])
+
+
+def test_what_is_missing_is_named_with_the_line_to_add() -> None:
+    """At attach, before anything is changed."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    held: dict[str, Any] = {"validation_loss": lambda: model(torch.ones(2, 3)).square().mean()}
+    again: dict[str, Any] = {"loss_fn": lambda: model(torch.ones(4, 3)).square().mean()}
+    implicit = Hypergradient("implicit")
+    with pytest.raises(SignalError, match=r"`model=model, loss_fn=lambda: criterion\(model\(x\), y\)`"):
+        trimtab.attach(optimizer, implicit, **held)
+    with pytest.raises(SignalError, match="give `validation_loss=`, a function that gives it as a tensor"):
+        trimtab.attach(optimizer, implicit, model=model, **again)
+    with pytest.raises(SignalError, match="has no use for `loss_fn=`"):
+        trimtab.attach(optimizer, "constant", model=model, **again)
+    with pytest.raises(SignalError, match="of the optimizer's 2 parameters are not the model's"):
+        trimtab.attach(optimizer, implicit, model=nn.Linear(3, 1), **held, **again)
+    knob = trimtab.Knob("clip", 0.1, 1.0, get=lambda: 0.5, set=lambda value: None)
+    with pytest.raises(KnobError, match=r"'sgd' does not use \['clip'\]"):
+        trimtab.attach(optimizer, implicit, knobs=(knob,), model=model, **held, **again)
+    with pytest.raises(TaskError, match="class must be exactly one of"):
+        trimtab.attach(torch.optim.Adagrad(model.parameters(), lr=0.05), implicit, model=model, **held, **again)
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("once", "cannot be differentiated twice"),
+        ("elsewhere", "does not depend on the optimizer's parameters"),
+        ("number", "`validation_loss` must give one number as a tensor"),
+        ("detached", "What `validation_loss` gives cannot be differentiated"),
+        ("batchless", r"call `pilot.step\(loss, batch=batch\)`"),
+    ],
+)
+def test_losses_that_cannot_serve_are_named(case: str, words: str) -> None:
+    """At the first step that needs them, with the way out."""
+    model, other = nn.Linear(3, 1), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    held = {
+        "elsewhere": (other**2).sum,
+        "number": lambda: 1.0,
+        "detached": lambda: model(torch.ones(2, 3)).mean().detach(),
+    }.get(case, lambda: model(torch.ones(2, 3)).square().mean())
+
+    def loss_fn(*batch: Tensor) -> Tensor:
+        out = model(torch.ones(4, 3))
+        if case == "once":  # torch's fused attention has no second derivative on a CPU
+            out = nn.functional.scaled_dot_product_attention(*[out[None, None]] * 3)
+        return out.square().mean()
+
+    chosen = Hypergradient(Implicit(3, examples=2 if case == "batchless" else None))
+    pilot = trimtab.attach(optimizer, chosen, model=model, loss_fn=loss_fn, validation_loss=held)
+    loss = loss_fn()
+    loss.backward()
+    optimizer.step()
+    with pytest.raises(SignalError, match=words):
+        pilot.step(loss)
