@@ -54,7 +54,7 @@ def bout(
         for number, (heat, rows) in enumerate(zip(due, spread(_run, due), strict=True), len(heats) - len(due) + 1):
             date = datetime.now(UTC).isoformat(timespec="seconds")
             fresh = [{**row, **origin, "date": date} for row in rows]
-            _append(path, fresh)
+            append_rows(path, fresh)
             known += fresh
             tell(number, len(heats), heat)
     by_key: dict[str, list[Row]] = {}
@@ -88,8 +88,16 @@ def _run(heat: Heat) -> list[Row]:
     return run_heat(heat, dataclasses.replace(entry, steps=max(20, entry.steps // heat.shorter)))
 
 
-def _append(path: Path, rows: Sequence[Row]) -> None:
-    """Write a heat's rows at once, behind what a kill left whole."""
+def append_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows at once, behind what a kill left whole.
+
+    Args:
+        path: the file; its folder is made if need be.
+        rows: them.
+
+    Raises:
+        TraceError: it cannot be written.
+    """
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,74 @@
+"""Command: what ``trimtab bench one-pass`` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimtab.bench.anylr.bout import append_rows, read_rows
+from trimtab.bench.machine import Provenance
+from trimtab.bench.onepass.page import as_json, as_text, write_page
+from trimtab.bench.onepass.run import COST_RUNS, Job, cost, run
+from trimtab.bench.onepass.suite import METHODS, STEPS, method_named
+from trimtab.errors import TaskError
+from trimtab.workers import crew
+
+
+def one_pass(
+    table: str,
+    names: Sequence[str],
+    out: Path,
+    *,
+    count: int = 200,
+    steps: int = STEPS,
+    jobs: int = 2,
+    is_json: bool = False,
+    words: Sequence[str] = (),
+) -> str:
+    """Run the methods that are not finished yet, then time them one by one, and write the page.
+
+    Args:
+        table: "energy" or "kin8nm".
+        names: of methods; none for all.
+        out: the folder: ``rows.jsonl`` and ``index.html``.
+        count: runs of each.
+        steps: of each run.
+        jobs: methods at the same time, one thread each; timing is always alone.
+        is_json: give the result as JSON.
+        words: of the command, for the rows.
+
+    Returns:
+        What to print.
+
+    Raises:
+        TaskError: a name is unknown, or `count` or `steps` is below 1.
+    """
+    if count < 1 or steps < 1:
+        raise TaskError(f"`--runs` and `--steps` must be at least 1, got {count} and {steps}.")
+    chosen = [method_named(name).name for name in names] or [method.name for method in METHODS]
+    due = [Job(table, name, count, steps) for name in chosen]
+    origin, path = vars(Provenance.now(words)), out / "rows.jsonl"
+    known = {row["key"] for row in read_rows(path)}
+    torch.set_num_threads(1)
+
+    def keep(row: dict[str, Any]) -> None:
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        append_rows(path, [{**row, **origin, "date": date}])
+        sys.stderr.write(f"{row['key']}\n")
+
+    with crew(jobs) as spread:
+        for row in spread(run, [job for job in due if job.key not in known]):
+            keep(row)
+    for job in due:
+        key = f"cost.{job.table}.{job.method}"
+        if key not in known:
+            ratio = cost(job.table, method_named(job.method), COST_RUNS)
+            keep({"key": key, "table": job.table, "method": job.method, "runs": COST_RUNS, "ratio": ratio})
+    rows = [row for row in read_rows(path) if row["table"] == table and row["method"] in chosen]
+    page = write_page(rows, out / "index.html")
+    return as_json(rows) if is_json else f"{as_text(rows)}\n\nThe page: {page}"
