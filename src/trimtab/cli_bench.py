@@ -46,3 +46,24 @@ def any_lr(
         words=context.obj,
     )
     typer.echo(told)
+
+
+@bench.command("one-pass")
+def one_pass(
+    context: typer.Context,
+    table: Annotated[str, typer.Option(help="energy or kin8nm.")] = "energy",
+    method: Annotated[
+        list[str] | None, typer.Option(help="One of the methods, by its name; repeat it. By default all.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Random starts, the same for every method.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a run.")] = 4000,
+    jobs: Annotated[int, typer.Option(min=1, help="Methods at the same time, one thread each.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="The folder; by default runs/one-pass-TABLE.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Ask what hypergradients make of random hyperparameters, and at what cost: Clarke et al. 2022's protocol."""
+    from trimtab.bench.onepass.command import one_pass as run
+
+    folder = out or Path("runs") / f"one-pass-{table}"
+    told = run(table, method or (), folder, count=runs, steps=steps, jobs=jobs, is_json=json, words=context.obj)
+    typer.echo(told)

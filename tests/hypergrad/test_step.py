@@ -20,6 +20,7 @@ MOMENTUM = {"lr": 0.05, "momentum": 0.8, "weight_decay": 1e-2}
 BETAS = {"lr": 0.02, "beta1": 0.8, "beta2": 0.9, "weight_decay": 1e-2}
 RULES: dict[str, tuple[Rule, dict[str, float]]] = {
     "sgd": (SGD(), {"lr": 0.1}),
+    "fixed momentum": (SGD(momentum=0.8), {"lr": 0.05}),
     "momentum": (SGD(momentum=0.8), MOMENTUM),
     "nesterov": (SGD(momentum=0.8, nesterov=True), MOMENTUM),
     "adam": (Adam(eps=1e-3), BETAS),

@@ -203,7 +203,9 @@ class Step:
         primals = (self.grad, self.weights, self.slots, self.values)
 
         def along(bent: Tensor, column: Tensor, slots: tuple[Slots, ...], seed: Tensor) -> Any:
-            return torch.func.jvp(self._applied, primals, (bent, column, slots, seed))[1]
+            weights, slots = torch.func.jvp(self._applied, primals, (bent, column, slots, seed))[1]
+            zero = 0 * seed.flatten()[0]  # vmap wants every output to depend on what it maps over
+            return weights + zero, tuple({name: slot + zero for name, slot in part.items()} for part in slots)
 
         weights, slots = torch.func.vmap(along, in_dims=1, out_dims=1)(bent, columns, tuple(column_slots), seeds)
         return Pushed(weights, slots)

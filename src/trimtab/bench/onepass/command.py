@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from trimtab import charts
 from trimtab.bench.anylr.bout import append_rows, read_rows
 from trimtab.bench.machine import Provenance
-from trimtab.bench.onepass.page import as_json, as_text, write_page
+from trimtab.bench.onepass.page import as_json, as_markdown, write_page
 from trimtab.bench.onepass.run import COST_RUNS, Job, cost, run
 from trimtab.bench.onepass.suite import METHODS, STEPS, method_named
 from trimtab.errors import TaskError
@@ -35,7 +36,7 @@ def one_pass(
     Args:
         table: "energy" or "kin8nm".
         names: of methods; none for all.
-        out: the folder: ``rows.jsonl`` and ``index.html``.
+        out: the folder: ``rows.jsonl`` and ``one-pass.html``.
         count: runs of each.
         steps: of each run.
         jobs: methods at the same time, one thread each; timing is always alone.
@@ -48,11 +49,12 @@ def one_pass(
     Raises:
         TaskError: a name is unknown, or `count` or `steps` is below 1.
     """
+    charts.check()
     if count < 1 or steps < 1:
         raise TaskError(f"`--runs` and `--steps` must be at least 1, got {count} and {steps}.")
     chosen = [method_named(name).name for name in names] or [method.name for method in METHODS]
     due = [Job(table, name, count, steps) for name in chosen]
-    origin, path = vars(Provenance.now(words)), out / "rows.jsonl"
+    origin, path = vars(Provenance.now(["trimtab", *words])), out / "rows.jsonl"
     known = {row["key"] for row in read_rows(path)}
     torch.set_num_threads(1)
 
@@ -70,5 +72,5 @@ def one_pass(
             ratio = cost(job.table, method_named(job.method), COST_RUNS)
             keep({"key": key, "table": job.table, "method": job.method, "runs": COST_RUNS, "ratio": ratio})
     rows = [row for row in read_rows(path) if row["table"] == table and row["method"] in chosen]
-    page = write_page(rows, out / "index.html")
-    return as_json(rows) if is_json else f"{as_text(rows)}\n\nThe page: {page}"
+    page = write_page(rows, out / "one-pass.html")
+    return as_json(rows) if is_json else f"{as_markdown(rows)}\n\nThe page: {page}"

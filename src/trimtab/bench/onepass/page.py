@@ -1,0 +1,174 @@
+"""Page: what a one-pass bench found, as a table, as JSON, and as one HTML file with the quality-cost frontier."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimtab.bench.rows import plain
+from trimtab.charts import INK, PALETTE, Line, Mark, Panel, grid
+from trimtab.templates import render, save_page
+
+DRAWS, SHAPES = 1000, "osD^vPX*"
+HEADS = (
+    ("method", "what is turned, every T steps, with i terms of the series"),
+    ("NaN", "runs that ended at no number; the other columns are without them"),
+    ("mean", "of the squared errors on the test split, in the target's unit; ± is its deviation over 1,000 bootstraps"),
+    ("median", "likewise"),
+    ("best", "the lowest"),
+    ("cost", "processor seconds over plain training's, timed in turn in one process; – where it was not timed"),
+)
+AUTHORS = (  # (cost, mean, median) of the authors' corrected code on Energy, 100 starts of their own and their split
+    ("T=10 i=5", 2.3, 1.05, 0.38),
+    ("T=10 i=1", 2.0, 1.21, 0.54),
+    ("T=5 i=5", 3.2, 0.40, 0.226),
+    ("T=5 i=1", 2.5, 0.65, 0.286),
+)
+"""github.com/rmclarke/OptimisingWeightUpdateHyperparameters, the version after the conference, run anew in 2026."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a method did.
+
+    Attributes:
+        method: its name.
+        runs: how many.
+        lost: that ended at no number.
+        mean: of the others' errors.
+        mean_deviation: of that mean over bootstraps.
+        median: of the errors.
+        median_deviation: of that median.
+        best: the lowest error.
+        cost: over plain training's; None where it was not timed.
+    """
+
+    method: str
+    runs: int
+    lost: int
+    mean: float
+    mean_deviation: float
+    median: float
+    median_deviation: float
+    best: float
+    cost: float | None
+
+
+def outcomes(rows: Sequence[Row]) -> list[Outcome]:
+    """Score rows, in the order in which methods first appear.
+
+    Args:
+        rows: of one table.
+
+    Returns:
+        One outcome a method that has runs.
+    """
+    costs = {row["method"]: row["ratio"] for row in rows if "ratio" in row}
+    found = []
+    for row in rows:
+        if "finals" not in row:
+            continue
+        errors = torch.tensor([x for x in row["finals"] if x is not None], dtype=torch.float64)
+        if not len(errors):
+            nan = float("nan")
+            found.append(Outcome(row["method"], row["runs"], row["runs"], nan, nan, nan, nan, nan, None))
+            continue
+        rng = torch.Generator().manual_seed(0)
+        draws = errors[torch.randint(len(errors), (DRAWS, len(errors)), generator=rng)]
+        means, medians = draws.mean(1), draws.median(1).values
+        found.append(
+            Outcome(
+                row["method"],
+                row["runs"],
+                row["runs"] - len(errors),
+                float(errors.mean()),
+                float(means.std()),
+                statistics.median(errors.tolist()),
+                float(medians.std()),
+                float(errors.min()),
+                costs.get(row["method"]),
+            )
+        )
+    return found
+
+
+def cells(outcome: Outcome) -> list[str]:
+    """Give an outcome as a table's cells, in the order of :data:`HEADS`."""
+    return [
+        outcome.method,
+        str(outcome.lost),
+        f"{_short(outcome.mean)} ± {_short(outcome.mean_deviation)}",
+        f"{_short(outcome.median)} ± {_short(outcome.median_deviation)}",
+        _short(outcome.best),
+        "–" if outcome.cost is None else f"{outcome.cost:.2f}",
+    ]
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Give the table as Markdown."""
+    lines = ["| " + " | ".join(name for name, _ in HEADS) + " |", "|" + "---|" * len(HEADS)]
+    return "\n".join(lines + ["| " + " | ".join(cells(outcome)) + " |" for outcome in outcomes(rows)])
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """Give the outcomes as JSON; what is not finite is null."""
+    return json.dumps(plain({"outcomes": [asdict(outcome) for outcome in outcomes(rows)]}), indent=2)
+
+
+def frontier(rows: Sequence[Row]) -> str:
+    """Draw mean and median error against cost, the authors' own points beside; "" where nothing was timed."""
+    timed = [outcome for outcome in outcomes(rows) if outcome.cost is not None and outcome.cost > 0]
+    if not timed:
+        return ""
+    panels = []
+    for place, what in enumerate(("mean", "median")):
+        marks = [
+            Mark(o.cost or 0.0, getattr(o, what), o.method, PALETTE[n % len(PALETTE)], SHAPES[n // len(PALETTE)])
+            for n, o in enumerate(timed)
+        ]
+        if any("energy" in row["table"] for row in rows):
+            marks += [Mark(point[1], point[2 + place], "authors' code", INK, "+") for point in AUTHORS]
+        panels.append(
+            Panel(what, "cost over plain training", f"{what} test error", [Line([], [])], marks, is_log_y=True)
+        )
+    return grid(panels, columns=2, title="Quality against cost", height=4.2)
+
+
+def write_page(rows: Sequence[Row], path: Path) -> Path:
+    """Write the page.
+
+    Args:
+        rows: of one table.
+        path: where to; replaced as a whole or not at all.
+
+    Returns:
+        The path.
+
+    Raises:
+        TraceError: it cannot be written.
+        ImportError: matplotlib or jinja2 is not installed.
+    """
+    from markupsafe import Markup
+
+    fields: dict[str, Any] = {
+        "title": f"One-pass: {rows[0]['table']}",
+        "heads": [{"title": name, "meaning": meaning} for name, meaning in HEADS],
+        "table": [cells(outcome) for outcome in outcomes(rows)],
+        "frontier": Markup(frontier(rows)),
+        "runs": max(row["runs"] for row in rows),
+        "commits": sorted({row["commit"] for row in rows}),
+        "machines": sorted({row["machine"] for row in rows}),
+        "commands": sorted({row["command"] for row in rows}),
+    }
+    return save_page(path, render("onepass.html", fields))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.1e}"
