@@ -63,7 +63,8 @@ def metrics_of(helm: Helm, state: HelmState, now: Tensor, trace: Trace, *, skipp
 
     Returns:
         ``trimtab/<site>/<knob>``, ``trimtab/<site>/<knob>_position``, ``trimtab/decisions``, ``trimtab/restores``,
-        ``trimtab/skipped``, and, once there was a decision, ``trimtab/feature/<name>``.
+        ``trimtab/skipped``; of a controller that follows hypergradients, how many it ``clipped`` and ``refused``; and,
+        once there was a decision, ``trimtab/feature/<name>``.
     """
     metrics: dict[str, float] = {}
     places = zip(trace.header.sites, now.tolist(), state["position"][0].tolist(), strict=True)
@@ -75,6 +76,8 @@ def metrics_of(helm: Helm, state: HelmState, now: Tensor, trace: Trace, *, skipp
         "trimtab/restores": float(trace.restores),
         "trimtab/skipped": float(skipped),
     }
+    mind = state["mind"] if isinstance(state["mind"], dict) else {}
+    metrics |= {f"trimtab/{name}": float(mind[name].sum()) for name in ("clipped", "refused") if name in mind}
     if trace.decisions:
         means = trace.decisions[-1][1].seen.features[0].detach().mean(0)
         metrics |= {f"trimtab/feature/{name}": float(means[helm.features.names.index(name)]) for name in SHOWN}

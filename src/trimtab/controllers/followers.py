@@ -35,11 +35,12 @@ class Follower(Protocol):
         """Give the memory before the first slope of ``[B, S, K]``, each with leading ``B``."""
         ...
 
-    def change(self, slope: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
+    def change(self, slope: Tensor, unit: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
         """Answer to a slope.
 
         Args:
             slope: ``[B, S, K]`` float64, the loss's unit per the place's.
+            unit: ``[B, 1, K]`` e-folds in the place's unit: ln 10 where it is a decade, else 1.
             seen: what else there is to know.
             memory: what `start` or the last call handed back.
 
@@ -71,7 +72,7 @@ class Sign:
         """Remember nothing."""
         return {}
 
-    def change(self, slope: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
+    def change(self, slope: Tensor, unit: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
         """Step by `step`; see :class:`Follower`."""
         return -self.step * slope.sign(), memory
 
@@ -102,11 +103,11 @@ class Multiplicative:
         """Remember nothing."""
         return {}
 
-    def change(self, slope: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
+    def change(self, slope: Tensor, unit: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
         """Step by the cosine; see :class:`Follower`."""
         size = seen.signals.grad_sq.sqrt() * seen.signals.update_sq.sqrt()  # not of the product, which may overflow
-        cosine = torch.where(size[..., None] > 0, -slope / size[..., None].clamp_min(TINY), 0.0)
-        return torch.log1p(self.beta * cosine.clamp(-1, 1)) / math.log(10), memory
+        cosine = torch.where(size[..., None] > 0, -slope / unit / size[..., None].clamp_min(TINY), 0.0)
+        return torch.log1p(self.beta * cosine.clamp(-1, 1)) / unit, memory
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Adam:
         zero = torch.zeros(shape, dtype=torch.float64)
         return {"mean": zero, "square": zero.clone(), "count": zero.clone()}
 
-    def change(self, slope: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
+    def change(self, slope: Tensor, unit: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
         """Step against the mean slope in units of its root mean square; see :class:`Follower`."""
         count = memory["count"] + (slope != 0)
         mean = torch.where(slope != 0, torch.lerp(slope, memory["mean"], self.beta1), memory["mean"])

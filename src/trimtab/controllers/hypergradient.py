@@ -255,7 +255,7 @@ class Hypergradient:
         slope = by_place(seen, state) * unit
         slope = torch.where(slope.abs() <= ROUNDING * natural, 0.0, slope)
         slope, state = self._tamed(slope, state)
-        change, follower = self.follower.change(slope, seen, state["follower"])
+        change, follower = self.follower.change(slope, unit, seen, state["follower"])
         limit = state["rate"] * torch.where(seen.signals.step <= EARLY_STEPS, 2.0, 1.0)[:, None]
         return (change * unit / limit[:, None]).clamp(-1, 1), {**state, "follower": follower}
 

@@ -69,8 +69,8 @@ def one_pass(
     for job in due:
         key = f"cost.{job.table}.{job.method}"
         if key not in known:
-            ratio = cost(job.table, method_named(job.method), COST_RUNS)
-            keep({"key": key, "table": job.table, "method": job.method, "runs": COST_RUNS, "ratio": ratio})
+            ratio = cost(job.table, method_named(job.method), min(COST_RUNS, count))
+            keep({"key": key, "table": job.table, "method": job.method, "runs": min(COST_RUNS, count), "ratio": ratio})
     rows = [row for row in read_rows(path) if row["table"] == table and row["method"] in chosen]
     page = write_page(rows, out / "one-pass.html")
     return as_json(rows) if is_json else f"{as_markdown(rows)}\n\nThe page: {page}"

@@ -1,0 +1,120 @@
+"""Laws of the one-pass bench: the same starts for all, splits that do not meet, scores that are the rows'."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trimtab.bench.onepass.command import one_pass
+from trimtab.bench.onepass.page import as_json, as_markdown, frontier, outcomes, write_page
+from trimtab.bench.onepass.run import Job, run
+from trimtab.bench.onepass.suite import METHODS, FullBatch, method_named, starts
+from trimtab.errors import TaskError
+
+needs_data = pytest.mark.skipif("TRIMTAB_DATA" not in os.environ, reason="TRIMTAB_DATA is not set")
+ORIGIN = {"commit": "abc", "machine": "one", "command": "trimtab bench one-pass"}
+
+
+def row(method: str, finals: list[float | None]) -> dict[str, Any]:
+    """Make a row of finals."""
+    return ORIGIN | {"table": "energy", "method": method, "runs": len(finals), "finals": finals}
+
+
+def test_starts_are_the_paper_s_box_and_the_same_for_all() -> None:
+    """log10 lr in [-6, -1], momentum in [0, 1], log10 weight decay in [-7, -2]; more runs begin with the same ones."""
+    drawn = starts(500)
+    low, high = drawn.amin(0), drawn.amax(0)
+    for column, (a, b) in enumerate(((1e-6, 1e-1), (0.0, 1.0), (1e-7, 1e-2))):
+        assert a <= float(low[column]) < float(high[column]) <= b
+    assert torch.equal(starts(7), drawn[:7])
+
+
+def test_scores_leave_lost_runs_out_and_count_them() -> None:
+    """Mean and median of the others, bootstrapped; the cost comes from the timing's row."""
+    rows = [row("a", [1.0, 3.0, None, 8.0]), ORIGIN | {"table": "energy", "method": "a", "runs": 5, "ratio": 1.4}]
+    (found,) = outcomes([*rows])
+    assert (1, 4.0, 3.0, 1.0, 1.4) == (found.lost, found.mean, found.median, found.best, found.cost)
+    assert 0 < found.mean_deviation < 4
+    (lost,) = outcomes([row("b", [None, None])])
+    assert lost.lost == 2
+    assert math.isnan(lost.mean)
+
+
+def test_the_page_shows_table_and_frontier(tmp_path: Path) -> None:
+    """Every method is a line of the table and a mark of the picture; JSON has no NaN."""
+    rows = [row("a", [1.0, 2.0]), row("b", [3.0, None])]
+    assert "" == frontier(rows)
+    rows += [
+        ORIGIN | {"table": "energy", "method": name, "runs": 5, "ratio": r} for name, r in (("a", 1.1), ("b", 2.0))
+    ]
+    page = write_page(rows, tmp_path / "page.html").read_text()
+    assert "authors" in page
+    assert "<td>a</td>" in page
+    assert "| b | 1 | 3 ± 0 | 3 ± 0 | 3 | 2.00 |" in as_markdown(rows)
+    assert ["a", "b"] == [entry["method"] for entry in json.loads(as_json(rows))["outcomes"]]
+
+
+@needs_data
+@pytest.mark.parametrize("table", ["energy", "kin8nm"])
+def test_splits_do_not_meet(table: str) -> None:
+    """Training, validation and test examples are others; a merged task trains on the first two, scores on the third."""
+    task, merged = FullBatch(table), FullBatch(table, is_merged=True)
+    sizes = [len(task.data(split)[0]) for split in ("train", "val", "test")]
+    assert task.batch_size == sizes[0]
+    assert merged.batch_size == sizes[0] + sizes[1]
+    assert torch.equal(merged.data("test")[0], task.data("test")[0])
+    whole = torch.cat([task.data("train")[0], task.data("val")[0]])
+    assert torch.equal(whole, merged.data("train")[0])
+    torch.testing.assert_close(whole.mean(0), torch.zeros(whole.shape[1]), rtol=0, atol=1e-4)
+
+
+@needs_data
+def test_what_is_not_turned_stays() -> None:
+    """A method that turns weight decay alone leaves rate and momentum where they were drawn."""
+    from trimtab.bench.onepass.run import _begun
+
+    voyage, passage = _begun("energy", method_named("WD (Lorraine)"), starts(2), [0, 1])
+    passage, done = voyage.advance(passage, 60)
+    torch.testing.assert_close(done.values[-1, :, 0, :2], starts(2)[:, :2], rtol=1e-6, atol=0)
+    assert not torch.allclose(done.values[-1, :, 0, 2], starts(2)[:, 2], rtol=0.1)
+
+
+@needs_data
+def test_hypergradients_leave_random_starts_behind() -> None:
+    """After 400 steps from 20 starts the mean error is below half of that of fixed hyperparameters."""
+    ends = {}
+    for name in ("random, validation kept", "WD+LR+M, T=5 i=5, 64 examples"):
+        finals = run(Job("energy", name, 20, 400))["finals"]
+        assert None not in finals
+        ends[name] = float(torch.tensor(finals).mean())
+    fixed, turned = ends.values()
+    assert turned < 0.5 * fixed
+
+
+@needs_data
+def test_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
+    """What has rows is not run again; the answer is JSON where asked for."""
+    names = ["random"]
+    first = one_pass("energy", names, tmp_path, count=2, steps=5, jobs=1)
+    assert "| random | 0 |" in first
+    before = (tmp_path / "rows.jsonl").read_text()
+    told = json.loads(one_pass("energy", names, tmp_path, count=2, steps=5, jobs=1, is_json=True))
+    assert "random" == told["outcomes"][0]["method"]
+    assert before == (tmp_path / "rows.jsonl").read_text()
+
+
+def test_what_is_unknown_is_refused(tmp_path: Path) -> None:
+    """The error lists what there is."""
+    assert len({method.name for method in METHODS}) == len(METHODS)
+    with pytest.raises(TaskError, match="no method 'best': there are random; "):
+        method_named("best")
+    with pytest.raises(TaskError, match="no table 'iris': there are energy, kin8nm"):
+        FullBatch("iris")
+    with pytest.raises(TaskError, match="must be at least 1, got 0"):
+        one_pass("energy", [], tmp_path, count=0)
