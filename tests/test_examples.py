@@ -31,7 +31,9 @@ def example(name: str) -> Any:
 
 def test_every_example_is_tested_here() -> None:
     """No example stands without a test, and each fits on two screens."""
-    assert ["layer_wise", "online", "own_knob", "quickstart", "simulate"] == [path.stem for path in EXAMPLES]
+    assert ["hypergradient", "layer_wise", "online", "own_knob", "quickstart", "simulate"] == [
+        path.stem for path in EXAMPLES
+    ]
     assert max(len(path.read_text().splitlines()) for path in EXAMPLES) <= 90
 
 
@@ -45,6 +47,13 @@ def test_the_layers_end_at_rates_of_their_own() -> None:
     rates = example("layer_wise")()
     assert len(set(rates.values())) == 3
     assert min(rates.values()) > 1e-2
+
+
+def test_a_hypergradient_leaves_a_rate_that_is_far_too_low() -> None:
+    """From 1e-5 the held-out error falls below 0.7 of the variance; at that rate it would stay above 1."""
+    error, knobs = example("hypergradient")()
+    assert error < 0.7
+    assert knobs["lr"] > 1e-3
 
 
 def test_a_card_goes_on_learning_in_its_run() -> None:

@@ -181,11 +181,16 @@ class Gauge:
 
     def check(self, state: dict[str, Any]) -> dict[str, Any] | None:
         """Give the part of a state that is this rank's, on its device; None where it was split over other ranks."""
-        mine = self.state_dict()
+        mine, place = self.state_dict(), share(self._shards)
         if state.keys().isdisjoint(mine):
             return None
-        found: dict[str, Any] = fitted({name: state.get(name) for name in mine}, mine, "gauge")
-        return found[share(self._shards)]  # type: ignore[no-any-return]
+        known, given = mine[place]["memory"], state[place]
+        memory = given.get("memory", {}) if isinstance(given, dict) else {}
+        later = {name: entry for name, entry in memory.items() if name not in known}  # batches, kept steps
+        if isinstance(given, dict):
+            given = {**given, "memory": {name: entry for name, entry in memory.items() if name in known}}
+        found: dict[str, Any] = fitted({place: given}, {place: mine[place]}, "gauge")[place]
+        return {**found, "memory": {**found["memory"], **copied(later)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken.

@@ -223,24 +223,28 @@ def test_no_graph_outlives_a_step() -> None:
     assert was() is None
 
 
-def test_a_resumed_run_goes_on_to_the_bit(tmp_path: Any) -> None:
-    """Forward mode's derivatives are in the checkpoint."""
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_resumed_run_goes_on_to_the_bit(name: str, tmp_path: Any) -> None:
+    """Derivatives, distilled weights, kept steps and batches are in the checkpoint."""
     ends = []
+    chosen = Hypergradient(name)
+    needs = chosen.needs
     for stop in (None, 13):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
         rng = torch.Generator().manual_seed(3)
-        batch: dict[str, Tensor] = {}
 
-        def made(model: nn.Module = model, batch: dict[str, Tensor] = batch) -> tuple[Any, Any]:
+        def made(model: nn.Module = model) -> tuple[Any, Any]:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
             pilot = trimtab.attach(
                 optimizer,
-                Hypergradient("forward"),
+                chosen,
                 knobs=("lr", "momentum"),
                 model=model,
-                loss_fn=lambda: model(batch["x"]).square().mean(),
-                validation_loss=lambda: (model(torch.ones(2, 3)) - 1).square().mean(),
+                loss_fn=(lambda seen: model(seen).square().mean()) if "loss_fn" in needs else None,
+                validation_loss=(lambda: (model(torch.ones(2, 3)) - 1).square().mean())
+                if "val_hypergrad" in needs
+                else None,
             )
             return optimizer, pilot
 
@@ -251,12 +255,12 @@ def test_a_resumed_run_goes_on_to_the_bit(tmp_path: Any) -> None:
                 pilot.disable()
                 optimizer, pilot = made()
                 optimizer.load_state_dict(pilot.load(tmp_path / "run.pt")["optimizer"])
-            batch["x"] = torch.randn(8, 3, generator=rng)
-            loss = model(batch["x"]).square().mean()
+            x = torch.randn(8, 3, generator=rng)
+            loss = model(x).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            pilot.step(loss)
+            pilot.step(loss, batch=x)
         ends.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
     assert torch.equal(ends[0], ends[1])
 

@@ -24,7 +24,9 @@ HEADS = (
     ("best", "the lowest"),
     ("cost", "processor seconds over plain training's, timed in turn in one process; – where it was not timed"),
 )
-AUTHORS = (  # (cost, mean, median) of the authors' corrected code on Energy, 100 starts of their own and their split
+AUTHORS: tuple[
+    tuple[str, float, float, float], ...
+] = (  # (cost, mean, median) of the authors' corrected code on Energy, 100 starts of their own and their split
     ("T=10 i=5", 2.3, 1.05, 0.38),
     ("T=10 i=1", 2.0, 1.21, 0.54),
     ("T=5 i=5", 3.2, 0.40, 0.226),
@@ -134,7 +136,7 @@ def frontier(rows: Sequence[Row]) -> str:
             for n, o in enumerate(timed)
         ]
         if any("energy" in row["table"] for row in rows):
-            marks += [Mark(point[1], point[2 + place], "authors' code", INK, "+") for point in AUTHORS]
+            marks += [Mark(point[1], point[2:][place], "authors' code", INK, "+") for point in AUTHORS]
         panels.append(
             Panel(what, "cost over plain training", f"{what} test error", [Line([], [])], marks, is_log_y=True)
         )
