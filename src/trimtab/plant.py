@@ -100,7 +100,8 @@ class Plant:
                 knobs=panel.names,
                 every=every,
                 losses=lambda leaves, buffers, batch: self._losses(leaves, buffers, batch, _axes(batch)),
-                held_out=self._measure_held_out,
+                held_out=self._held_out_grad,
+                held_out_loss=self._held_out_loss,
             )
         self._probe = Probe(self._layout.per_site, self.device, sample)
         self._step_fn: Callable[..., Any] = self._step
@@ -245,15 +246,22 @@ class Plant:
     def _model(self, params: dict[str, Tensor], buffers: dict[str, Tensor]) -> Callable[..., Tensor]:
         return lambda *args: functional_call(self.module, (params, buffers), args)
 
-    def _measure_held_out(self, weights: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """``[B]`` losses on held-out examples, and their ``[B, n]`` gradient."""
+    def _held_out_grad(self, weights: Tensor, buffers: dict[str, Tensor]) -> Tensor:
+        """``[B, n]`` gradient of the loss on held-out examples."""
+        self.module.eval()
+        grad = self._differentiate(weights.detach(), buffers, Batch(*self._held_out_data()), None)[1]
+        self.module.train()
+        return grad
+
+    def _held_out_loss(self, weights: Tensor, buffers: dict[str, Tensor]) -> Tensor:
+        """``[B]`` losses on held-out examples."""
+        return self.evaluate(Copies(weights.detach(), (), buffers), self._held_out_data())[0].detach()
+
+    def _held_out_data(self) -> tuple[Tensor, Tensor]:
         if self._held_out is None:
             x, y = (part[: min(len(part) // 2, HELD_OUT)] for part in self.split("val"))
             self._held_out = x, y
-        self.module.eval()
-        found = self._differentiate(weights.detach(), buffers, Batch(*self._held_out), None)
-        self.module.train()
-        return found
+        return self._held_out
 
     def _look(self, copies: Copies, grad: Tensor, look: Look | None) -> Look:
         weight = self._sample(copies.weights)

@@ -22,8 +22,8 @@ from trimtab.task import Batch
 
 Losses = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]
 """``[B]`` training losses of members with given parameters and buffers, each on its own examples."""
-HeldOut = Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, Tensor]]
-"""``[B]`` held-out losses at given weights and buffers, and their ``[B, n]`` gradient."""
+HeldOut = Callable[[Tensor, dict[str, Tensor]], Tensor]
+"""Of given weights and buffers."""
 
 
 class Simulated:
@@ -36,7 +36,8 @@ class Simulated:
         knobs: their names.
         every: steps between readings.
         losses: computes the training loss.
-        held_out: differentiates the held-out one.
+        held_out: gives the held-out loss's ``[B, n]`` gradient.
+        held_out_loss: gives that loss, ``[B]``.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Simulated:
         every: int,
         losses: Losses,
         held_out: HeldOut,
+        held_out_loss: HeldOut,
     ) -> None:
         self._estimator, self._rule, self._layout, self._knobs = estimator, rule, layout, knobs
-        self._every, self._losses, self._held_out = every, losses, held_out
+        self._every, self._losses = every, losses
+        self._held_out, self._held_out_loss = held_out, held_out_loss
 
     def forget(self, mask: Tensor, copies: Copies, memory: Memory) -> Memory:
         """Let members ``[B]`` bool that were put elsewhere begin anew."""
@@ -95,8 +98,8 @@ class Simulated:
             grad.detach(),
             after.weights.detach(),
             gradient=lambda weights, seen: self._curve(weights, before.buffers, batch if seen is None else seen),
-            held_out=lambda weights: self._held_out(weights, after.buffers)[1],
-            held_out_loss=lambda weights: self._held_out(weights, after.buffers)[0],
+            held_out=lambda weights: self._held_out(weights, after.buffers),
+            held_out_loss=lambda weights: self._held_out_loss(weights, after.buffers),
             batch=batch,
         )
         return self._estimator.follow(
