@@ -15,7 +15,7 @@ from trimtab.bench.rows import plain
 from trimtab.charts import INK, PALETTE, Line, Mark, Panel, grid
 from trimtab.templates import render, save_page
 
-DRAWS, SHAPES = 1000, "osD^vPX*"
+DRAWS, SHAPES = 1000, "osD^vX*h"
 HEADS = (
     ("method", "what is turned, every T steps, with i terms of the series"),
     ("NaN", "runs that ended at no number; the other columns are without them"),
@@ -136,7 +136,7 @@ def frontier(rows: Sequence[Row]) -> str:
             for n, o in enumerate(timed)
         ]
         if any("energy" in row["table"] for row in rows):
-            marks += [Mark(point[1], point[2:][place], "authors' code", INK, "+") for point in AUTHORS]
+            marks += [Mark(point[1], point[2:][place], "authors' code", INK, "P") for point in AUTHORS]
         panels.append(
             Panel(what, "cost over plain training", f"{what} test error", [Line([], [])], marks, is_log_y=True)
         )
