@@ -1,4 +1,4 @@
-"""Contract: every figure of the any-lr pages is a committed row."""
+"""Contract: every figure of the benches' pages is a committed row."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from trimtab.bench.anylr.bout import read_rows
 from trimtab.bench.anylr.page import as_markdown
+from trimtab.bench.onepass.page import as_markdown as onepass_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,3 +30,11 @@ def test_the_readme_quotes_the_table() -> None:
     quoted = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(quoted) > 5
     assert set(quoted) <= set(known)
+
+
+def test_the_one_pass_table_is_its_rows() -> None:
+    """Each line of the table that the rows give stands on the page."""
+    rows = [row for row in read_rows(ROOT / "results/one-pass.jsonl") if row["table"] == "energy"]
+    page = (ROOT / "docs/one-pass.md").read_text()
+    for line in onepass_table(rows).splitlines():
+        assert line in page
