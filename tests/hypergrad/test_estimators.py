@@ -23,6 +23,7 @@ from trimtab.hypergrad import (
     ZerothOrder,
     estimator_named,
 )
+from trimtab.hypergrad.batches import formed
 from trimtab.hypergrad.products import Curve
 from trimtab.hypergrad.unrolled import slopes
 from trimtab.hypergrad.zeroth import slope_of
@@ -170,7 +171,7 @@ def test_the_distilled_step_is_at_the_mean_of_the_past(ride: Ride) -> None:
         memory = estimator.follow(step, memory, is_due=number == 5)
     torch.testing.assert_close(memory["weights"], mean)
     last = done.steps[-1]
-    expected = ages.sum() * last.at(mean, memory["batch"]).pull_values(done.row)
+    expected = ages.sum() * last.at(mean, formed(memory["batch"], last.batch)).pull_values(done.row)
     torch.testing.assert_close(memory["slope"], expected)
 
 

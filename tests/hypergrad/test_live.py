@@ -241,7 +241,7 @@ def test_a_resumed_run_goes_on_to_the_bit(name: str, tmp_path: Any) -> None:
                 chosen,
                 knobs=("lr", "momentum"),
                 model=model,
-                loss_fn=(lambda seen: model(seen).square().mean()) if "loss_fn" in needs else None,
+                loss_fn=(lambda seen: model(seen.x).square().mean()) if "loss_fn" in needs else None,
                 validation_loss=(lambda: (model(torch.ones(2, 3)) - 1).square().mean())
                 if "val_hypergrad" in needs
                 else None,
@@ -260,7 +260,7 @@ def test_a_resumed_run_goes_on_to_the_bit(name: str, tmp_path: Any) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            pilot.step(loss, batch=x)
+            pilot.step(loss, batch=Batch(x, x))
         ends.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
     assert torch.equal(ends[0], ends[1])
 

@@ -17,7 +17,7 @@ from trimtab.contracts import ControllerContract
 from trimtab.controllers import Policy
 from trimtab.errors import KnobError, SignalError
 from trimtab.guard import Guard
-from trimtab.hypergrad import OneStep, OneStepValidation, estimator_of
+from trimtab.hypergrad import ForwardMode, HyperDistill, Implicit, OneStep, OneStepValidation, Unroll, estimator_of
 from trimtab.knobs import Panel
 from trimtab.pilot import Pilot
 from trimtab.plant import Plant
@@ -90,16 +90,18 @@ def fly(
         model = task.build(seed).to(F64)
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
         measure = held_out(task, model) if "val_hypergrad" in controller.needs else None
-        pilot = attach(optimizer, controller, horizon=40, model=model, every=5, validation_loss=measure)
+        again = (lambda batch: task.loss(model, batch)) if "loss_fn" in controller.needs else None
+        pilot = attach(optimizer, controller, horizon=40, model=model, every=5, validation_loss=measure, loss_fn=again)
         return model, optimizer, pilot
 
     model, optimizer, pilot = boarded()
     for step in range(1, steps + 1):
-        loss = task.loss(model, Batch(*(None if part is None else part[0] for part in stream.next())))
+        batch = Batch(*(None if part is None else part[0] for part in stream.next()))
+        loss = task.loss(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        pilot.step(loss)
+        pilot.step(loss, batch=batch)
         if step == at and path is not None:
             pilot.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
             model, optimizer, pilot = boarded()
@@ -212,7 +214,11 @@ def test_members_learn_as_single_runs(kind: str) -> None:
     assert not torch.allclose(together[0], together[1], rtol=1e-3)
 
 
-@pytest.mark.parametrize("estimator", [OneStep(), OneStepValidation()], ids=lambda estimator: estimator.name)
+@pytest.mark.parametrize(
+    "estimator",
+    [OneStep(), OneStepValidation(), Implicit(3), ForwardMode(), HyperDistill(0.9), Unroll(3)],
+    ids=lambda estimator: estimator.name,
+)
 @pytest.mark.parametrize("task", [WAVES, task_named("digits-cnn-v1")], ids=lambda task: task.name)
 def test_a_live_run_learns_what_the_simulated_one_learns(task: Any, estimator: Any) -> None:
     """Weights after 20 steps agree on both ends, to 1e-9, and have moved; with batch norm and held-out examples too."""

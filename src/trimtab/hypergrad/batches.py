@@ -30,6 +30,25 @@ def first(tree: Any, examples: int, axis: int) -> Any:
     return tree.narrow(axis, 0, min(examples, tree.shape[axis])) if isinstance(tree, Tensor) else tree
 
 
+def loosened(tree: Any) -> Any:
+    """Give a batch in plain tuples, lists and dictionaries, as a checkpoint can hold it."""
+    if isinstance(tree, dict):
+        return {name: loosened(part) for name, part in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(loosened(part) for part in tree)
+    return [loosened(part) for part in tree] if isinstance(tree, list) else tree
+
+
+def formed(tree: Any, like: Any) -> Any:
+    """Give what `loosened` gave its form back: named tuples, as `like` has them."""
+    if isinstance(like, dict):
+        return {name: formed(tree[name], part) for name, part in like.items()}
+    if isinstance(like, tuple | list):
+        parts = [formed(part, form) for part, form in zip(tree, like, strict=True)]
+        return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+    return tree
+
+
 def mixed(new: Any, old: Any, kept: Tensor, draw: int, axis: int) -> Any:
     """Replace a share of a batch's examples by an older batch's; tensors of other sizes stay the new one's.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
+from trimtab.hypergrad.batches import loosened
 from trimtab.hypergrad.estimator import Form, Memory, blank, told
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
@@ -84,7 +85,7 @@ class HyperDistill:
         share = kept[:, None].to(step.weights)
         weights = torch.lerp(step.weights, memory["weights"], share)
         batch = step.mixed(memory.get("batch"), kept, draw=int(count.max()))
-        new = {**memory, "weights": weights, "count": count, "batch": batch}
+        new = {**memory, "weights": weights, "count": count, "batch": loosened(batch)}
         if not is_due:
             return new
         row = step.held_out_grad(step.after)

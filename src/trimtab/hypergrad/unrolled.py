@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
+from trimtab.hypergrad.batches import formed, loosened
 from trimtab.hypergrad.estimator import Form, Memory, blank, told
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
@@ -61,11 +62,12 @@ class Unroll:
 
     def follow(self, step: Step, memory: Memory, *, is_due: bool) -> Memory:
         """Keep the step; where a reading comes next, go back through those kept."""
-        kept = (*memory.get("kept", ()), {name: getattr(step, name) for name in KEPT})[-self.window :]
+        own = {name: getattr(step, name) for name in KEPT}
+        kept = (*memory.get("kept", ()), {**own, "batch": loosened(step.batch)})[-self.window :]
         count = memory["count"] + 1
         slope = memory["slope"]
         if is_due:
-            steps = [replace(step, **one, curve=None) for one in kept]
+            steps = [replace(step, **{**one, "batch": formed(one["batch"], step.batch)}, curve=None) for one in kept]
             slope = sum(slopes(steps, step.held_out_grad(step.after), count), torch.zeros_like(slope))
         return {"count": count, "slope": slope, "kept": kept}
 
