@@ -69,7 +69,7 @@ def twice(grads: Sequence[Tensor], leaves: Sequence[Tensor], rows: Sequence[Tens
         if not any(sign in str(error) for sign in ("derivative for", "differentiable twice", "double backward")):
             raise
         raise SignalError(
-            f"The training loss cannot be differentiated twice ({error}): replace that operation (fused attention: compute "
-            "`loss_fn` under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)), or choose an estimator of one step, which "
-            "needs no curvature."
+            f"The training loss cannot be differentiated twice ({error}): replace that operation (fused attention: "
+            "compute `loss_fn` under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)), or choose an estimator of one "
+            "step, which needs no curvature."
         ) from error
