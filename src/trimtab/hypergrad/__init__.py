@@ -65,8 +65,8 @@ def estimator_named(name: str, lookback: int | None = None) -> Estimator:
         KnobError: nothing has that name, or it does not look back over a number of steps.
 
     Example:
-        >>> estimator_named("implicit", 3)
-        Implicit(lookback=3)
+        >>> estimator_named("implicit", 3).lookback
+        3
     """
     if name not in ESTIMATORS:
         raise KnobError(f"No estimator is named {name!r}: there are {', '.join(ESTIMATORS)}.")
