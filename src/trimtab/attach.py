@@ -117,7 +117,9 @@ def attach(
     if "val_loss" in needs and validate is None:
         raise SignalError(f"Controller {chosen.name!r} needs a validation loss: give `validate=`.")
     held_out = validation_loss or cast("Callable[[], Tensor] | None", validate)
-    recorder = _recorder(optimizer, panel, chosen, model=model, loss_fn=loss_fn, validation_loss=held_out)
+    recorder = _recorder(
+        optimizer, panel, chosen, model=model, loss_fn=loss_fn, validation_loss=held_out, acts=mode == "act"
+    )
     for name, given in (("validation_loss", validation_loss), ("loss_fn", loss_fn)):
         if given is not None and _WANTS[name] not in needs:
             raise SignalError(f"Controller {chosen.name!r} has no use for `{name}=`: leave it out, or choose another.")
@@ -161,11 +163,14 @@ def _recorder(
     model: nn.Module | None,
     loss_fn: Callable[..., Tensor] | None,
     validation_loss: Callable[[], Tensor] | None,
+    acts: bool,
 ) -> Recorder | None:
     estimator = estimator_of(controller)
     if estimator is None:
         return None
-    return Recorder(optimizer, panel, estimator, model=model, loss_fn=loss_fn, validation_loss=validation_loss)
+    return Recorder(
+        optimizer, panel, estimator, model=model, loss_fn=loss_fn, validation_loss=validation_loss, acts=acts
+    )
 
 
 def default_knobs(optimizer: Optimizer) -> Panel:

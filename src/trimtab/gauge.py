@@ -18,7 +18,8 @@ from torch import Tensor
 
 from trimtab.checkpoint import copied, fitted
 from trimtab.errors import SignalError
-from trimtab.hypergrad.estimator import Memory
+from trimtab.hypergrad.estimator import Memory, begun_again, factors_in
+from trimtab.hypergrad.per_parameter import shown
 from trimtab.hypergrad.recorder import Before, Recorder
 from trimtab.knobs import Panel
 from trimtab.probe import SAMPLE, STATISTICS, Probe
@@ -98,7 +99,7 @@ class Gauge:
         if leads:
             self._last = (weight, grad)
         if follows and self._recorder is not None:
-            self._before = self._recorder.hold(self._by_group(grads))
+            self._before = self._recorder.hold(self._by_group(grads), factors_in(self._memory))
 
     def follow(self, number: int, batch: Any = None) -> None:
         """Let the estimator see step `number`, which has just been taken; does nothing where it does not want to.
@@ -117,7 +118,13 @@ class Gauge:
 
     def forget(self) -> None:
         """Let the estimator begin anew: the weights were put elsewhere."""
-        self._memory = None
+        if self._recorder is not None and self._memory is not None:
+            everyone = torch.ones(1, dtype=torch.bool, device=self._params()[0].device)
+            self._memory = begun_again(self._recorder.estimator, self._memory, everyone, self._recorder.form())
+
+    def metrics(self) -> dict[str, float]:
+        """Give what a logger wants of the estimator."""
+        return shown(self._memory)
 
     def add(self, loss: Tensor | float) -> None:
         """Take a step's loss; does not synchronise."""

@@ -119,7 +119,9 @@ class Pilot(LRScheduler):
         """Give what a logger wants now: knobs per site, decisions, restores, skipped steps, features by name."""
         from trimtab.report import metrics_of
 
-        return metrics_of(self._helm, self._state, self._used(), self.trace, skipped=self._skipped)
+        return (
+            metrics_of(self._helm, self._state, self._used(), self.trace, skipped=self._skipped) | self._gauge.metrics()
+        )
 
     def explain(self, last: int = 5) -> str:
         """Say in words what the last decisions did and why, a line for each and each turned knob."""

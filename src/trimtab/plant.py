@@ -25,6 +25,7 @@ from trimtab.copies import Copies, Look, select
 from trimtab.errors import TaskError
 from trimtab.features import Features
 from trimtab.hypergrad import Estimator
+from trimtab.hypergrad.estimator import factors_in
 from trimtab.hypergrad.simulated import Simulated
 from trimtab.knobs import Panel
 from trimtab.layout import Layout
@@ -97,7 +98,7 @@ class Plant:
                 estimator,
                 rule,
                 self._layout,
-                knobs=panel.names,
+                panel=panel,
                 every=every,
                 losses=lambda leaves, buffers, batch: self._losses(leaves, buffers, batch, _axes(batch)),
                 held_out=self._held_out_grad,
@@ -148,6 +149,9 @@ class Plant:
         weights, slots, buffers, losses, grad = self._step_fn(
             copies.weights, copies.slots, copies.buffers, parts, tuple(batch) if self._fast else batch
         )
+        factors = None if look is None else factors_in(look.memory)
+        if factors is not None:
+            weights = torch.lerp(copies.weights, weights, factors)
         after = Copies(weights, slots, buffers)
         reading = None
         with torch.no_grad():

@@ -11,9 +11,9 @@ from torch import Tensor
 
 import trimtab
 from trimtab.controllers import Hypergradient, HypergradientDescent
-from trimtab.controllers.followers import FOLLOWERS, Adam, Multiplicative, Sign
 from trimtab.errors import KnobError, SignalError
 from trimtab.hypergrad import estimator_of
+from trimtab.hypergrad.followers import FOLLOWERS, Adam, Multiplicative, Sign
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
 from trimtab.rollout import Rollout, rollout

@@ -27,6 +27,7 @@ from trimtab.hypergrad.batches import formed
 from trimtab.hypergrad.products import Curve
 from trimtab.hypergrad.unrolled import slopes
 from trimtab.hypergrad.zeroth import slope_of
+from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.rules import SGD, AdamW
 
@@ -66,7 +67,7 @@ def bowl(lr: float, decay: float) -> tuple[Step, Tensor, Tensor]:
         rest[None],
         (SGD().start(rest[None]),),
         torch.tensor([[[lr, decay]]], dtype=F64),
-        knobs,
+        Panel.of(knobs),
         lambda values: layout.values(values, knobs),
         (a * rest - b)[None],
         rest[None],
@@ -201,7 +202,7 @@ def test_theta_is_one_where_one_step_tells_all() -> None:
         torch.zeros(1, 2, dtype=F64),
         (SGD().start(torch.zeros(1, 2, dtype=F64)),),
         torch.tensor([[[0.1]]], dtype=F64),
-        ("lr",),
+        Panel.of(["lr"]),
         lambda values: layout.values(values, ("lr",)),
         push,
         -0.1 * push,

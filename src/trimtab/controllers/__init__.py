@@ -15,8 +15,9 @@ from typing import cast
 from trimtab.controller import Controller
 from trimtab.controllers.ablation import Random, Replay
 from trimtab.controllers.cards import card, shipped
+from trimtab.controllers.descent import HypergradientDescent
 from trimtab.controllers.greedy import Greedy
-from trimtab.controllers.hypergradient import Hypergradient, HypergradientDescent, KnobDescent
+from trimtab.controllers.hypergradient import Hypergradient, KnobDescent
 from trimtab.controllers.plateau import Plateau
 from trimtab.controllers.policy import Policy
 from trimtab.controllers.population import Population

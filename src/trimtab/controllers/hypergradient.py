@@ -1,7 +1,6 @@
 """Follow a hypergradient: turn each knob the way that would have made the last update better.
 
-Letters: ``B`` members, ``S`` sites, ``K`` knobs. ``g_t`` is the gradient at step ``t``, ``u_{t-1}`` the update that
-led there (old weights minus new).
+Letters: ``B`` members, ``S`` sites, ``K`` knobs.
 """
 
 from __future__ import annotations
@@ -14,68 +13,15 @@ import torch
 from torch import Tensor
 
 from trimtab.controller import State
-from trimtab.controllers.feedback import largest, start_owing
-from trimtab.controllers.followers import FOLLOWERS, Follower
 from trimtab.errors import KnobError, SignalError
-from trimtab.hypergrad import Estimator, estimator_named
+from trimtab.hypergrad import Estimator, PerParameter, estimator_named
+from trimtab.hypergrad.followers import FOLLOWERS, Follower
 from trimtab.knobs import EARLY_STEPS, Panel
 from trimtab.signals import Observation
 
 TINY = 1e-300
 ROUNDING = 1e-12  # of |gradient| |update|: a slope below it, such as beta1's of a first step, is rounding
 CLIP_MEMORY = 0.99  # of the mean square that slopes are measured against
-
-
-@dataclass(frozen=True)
-class HypergradientDescent:
-    """Grows the learning rate while successive steps agree, shrinks it where they undo each other.
-
-    ``lr <- lr * (1 + beta * cos(g_t, u_{t-1}))``, at every site by its own cosine. It acts at readings only: the
-    faithful setting is ``every=1``; with more, it sees one pair of steps in `every`, and wants a larger `beta`. Free of
-    the loss's unit and of the gradient's scale, and costs nothing: the cosine is in every reading.
-
-    The multiplicative rule of Baydin et al. 2018, arXiv:1703.04782, with their one-step hypergradient
-    ``d L(w_t) / d lr = -<g_t, u_{t-1}> / lr``, which holds for every optimizer whose update is lr times something.
-    Differs from the source: the cosine uses the update itself, so that Adam's and momentum's need no rule of their own;
-    a step is cut to one largest move (a factor ``exp(rate)``); weight decay inside the update counts as part of it;
-    acts at readings.
-
-    Args:
-        beta: the relative step at full agreement, in (0, 1).
-
-    Raises:
-        KnobError: `beta` is outside (0, 1).
-
-    Example:
-        >>> HypergradientDescent(beta=0.02).needs
-        frozenset()
-    """
-
-    beta: float = 0.1
-    name = "hypergradient"
-    needs = frozenset[str]()
-
-    def __post_init__(self) -> None:
-        """Check the step."""
-        if not 0 < self.beta < 1:
-            raise KnobError(f"Controller 'hypergradient' needs `beta` in (0, 1), got {self.beta}.")
-
-    def prior(self, panel: Panel, horizon: int | None) -> Tensor | None:
-        """Give None: the constant 1."""
-        return None
-
-    def start(self, panel: Panel, members: int, sites: int) -> State:
-        """Give what the panel tells, each with leading ``B``; nothing is remembered between readings."""
-        return start_owing(panel, members, sites, self.name)
-
-    def act(self, seen: Observation, state: State) -> tuple[Tensor, State]:
-        """Move by the cosine; see :class:`trimtab.controller.Controller`."""
-        signals = seen.signals
-        size = signals.grad_sq.sqrt() * signals.update_sq.sqrt()  # not of the product, which may overflow
-        cosine = torch.where(size > 0, signals.grad_dot_update / size.clamp_min(TINY), 0.0)
-        cosine = torch.nan_to_num(cosine, nan=0.0, posinf=0.0, neginf=0.0).clamp(-1, 1)
-        move = (torch.log1p(self.beta * cosine) / largest(seen, state)).clamp(-1, 1)
-        return move[..., None].to(seen.position) * state["is_lr"][:, None], state
 
 
 @dataclass(frozen=True)
@@ -178,9 +124,11 @@ class Hypergradient:
         follower: one, or a name in :data:`trimtab.controllers.followers.FOLLOWERS`.
         lookback: steps that "implicit" or "unroll" looks back over; None: the estimator's own.
         clip: how many root mean squares a slope may be; the mean square keeps 0.99 of itself at each reading.
+        per_parameter: give every parameter a learning rate of its own, see
+            :class:`trimtab.hypergrad.PerParameter`; the learning rate of sites then stays where it is.
 
     Raises:
-        KnobError: a name is unknown, or an argument out of range.
+        KnobError: a name is unknown, an argument out of range, or the estimator cannot tell parameters apart.
 
     Example:
         >>> sorted(Hypergradient("implicit", lookback=3).needs)
@@ -194,14 +142,18 @@ class Hypergradient:
         *,
         lookback: int | None = None,
         clip: float = 10.0,
+        per_parameter: bool = False,
     ) -> None:
         if not clip >= 1:
             raise KnobError(f"`clip` must be at least 1, got {clip}.")
-        self.estimator = estimator_named(estimator, lookback) if isinstance(estimator, str) else estimator
         if isinstance(follower, str) and follower not in FOLLOWERS:
             raise KnobError(f"No follower is named {follower!r}: there are {', '.join(FOLLOWERS)}.")
         self.follower: Follower = FOLLOWERS[follower]() if isinstance(follower, str) else follower
-        self.clip, self.needs = clip, self.estimator.needs
+        chosen: Estimator = estimator_named(estimator, lookback) if isinstance(estimator, str) else estimator
+        self.estimator = chosen
+        if per_parameter:
+            self.estimator = PerParameter(chosen, self.follower)
+        self.clip, self.per_parameter, self.needs = clip, per_parameter, self.estimator.needs
         self.name = f"{self.estimator.name}-{self.follower.name}"
 
     def __repr__(self) -> str:
@@ -222,15 +174,23 @@ class Hypergradient:
 
         Returns:
             ``follower``, its own; ``square`` and ``count`` ``[B, S, K]``, of slopes so far; ``clipped`` and ``refused``
-            ``[B]``, how many; ``rate``, ``is_log`` and ``is_one_minus_log`` ``[B, K]``, of the knobs.
+            ``[B]``, how many; ``rate``, ``is_turned``, ``is_log`` and ``is_one_minus_log`` ``[B, K]``, of the knobs.
+
+        Raises:
+            KnobError: every parameter is to have its own learning rate, and the learning rate is no knob.
         """
         shape = (members, sites, len(panel))
         zero = torch.zeros(shape, dtype=torch.float64)
+        if self.per_parameter and "lr" not in panel.names:
+            raise KnobError(
+                f"`per_parameter` keeps rates in the range of the knob 'lr', got knobs {panel.names}: add it."
+            )
         none = torch.zeros(members, dtype=torch.int64)
         return {
-            "follower": self.follower.start(shape),
+            "follower": self.follower.start(zero),
             **{"square": zero, "count": zero.clone(), "clipped": none, "refused": none.clone()},
             "rate": torch.tensor([[knob.rate for knob in panel]] * members, dtype=torch.float64),
+            "is_turned": torch.tensor([[not (self.per_parameter and knob.name == "lr") for knob in panel]] * members),
             "is_log": torch.tensor([[knob.scale == "log" for knob in panel]] * members),
             "is_one_minus_log": torch.tensor([[knob.scale == "one_minus_log" for knob in panel]] * members),
         }
@@ -255,9 +215,10 @@ class Hypergradient:
         slope = by_place(seen, state) * unit
         slope = torch.where(slope.abs() <= ROUNDING * natural, 0.0, slope)
         slope, state = self._tamed(slope, state)
-        change, follower = self.follower.change(slope, unit, seen, state["follower"])
+        change, follower = self.follower.change(slope, unit, natural, state["follower"])
         limit = state["rate"] * torch.where(seen.signals.step <= EARLY_STEPS, 2.0, 1.0)[:, None]
-        return (change * unit / limit[:, None]).clamp(-1, 1), {**state, "follower": follower}
+        move = (change * unit / limit[:, None]).clamp(-1, 1) * state["is_turned"][:, None]
+        return move, {**state, "follower": follower}
 
     def _tamed(self, slope: Tensor, state: State) -> tuple[Tensor, State]:
         """Cut what is too large to the largest that is allowed, and what is no number to 0."""

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from trimtab.controller import Controller
 from trimtab.errors import KnobError
 from trimtab.hypergrad.distilled import HyperDistill
-from trimtab.hypergrad.estimator import Estimator, Following, Form, Memory
+from trimtab.hypergrad.estimator import Estimator, Fine, Following, Form, Memory
 from trimtab.hypergrad.forward import ForwardMode
 from trimtab.hypergrad.implicit import Implicit
 from trimtab.hypergrad.one_step import OneStep, OneStepValidation
+from trimtab.hypergrad.per_parameter import PerParameter
 from trimtab.hypergrad.products import Curve
 from trimtab.hypergrad.step import Step
 from trimtab.hypergrad.unrolled import Unroll
@@ -24,6 +25,7 @@ __all__ = [
     "ESTIMATORS",
     "Curve",
     "Estimator",
+    "Fine",
     "Following",
     "ForwardMode",
     "Form",
@@ -32,6 +34,7 @@ __all__ = [
     "Memory",
     "OneStep",
     "OneStepValidation",
+    "PerParameter",
     "Step",
     "Unroll",
     "ZerothOrder",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trimtab.errors import KnobError
 from trimtab.hypergrad.batches import loosened
-from trimtab.hypergrad.estimator import Form, Memory, blank, told
+from trimtab.hypergrad.estimator import Form, Memory, blank, told, told_rates
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
 
@@ -93,12 +93,19 @@ class HyperDistill:
         if self.refit and int(new["readings"].max()) % self.refit == 0:
             new["theta"], new["origin"] = self._fitted(step, memory["origin"], row, memory["theta"]), step.after.clone()
         far = memory["theta"] * (1 - self.gamma**count) / (1 - self.gamma)
-        new["slope"] = far[:, None, None] * step.at(weights, batch).pull_values(row)
+        distilled = step.at(weights, batch)
+        new["slope"] = far[:, None, None] * distilled.pull_values(row)
+        if step.factors is not None:
+            new["rates"] = far[:, None].to(row) * distilled.by_rates(row)
         return new
 
     def read(self, memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
         """Give the slope."""
         return told(memory, grad, layout)
+
+    def rates(self, memory: Memory, grad: Tensor) -> Tensor:
+        """Give each parameter's slope; see :class:`trimtab.hypergrad.estimator.Fine`."""
+        return told_rates(memory, grad)
 
     def _fitted(self, step: Step, origin: Tensor, row: Tensor, old: Tensor) -> Tensor:
         """Fit ``theta`` ``[B]`` on the line from `origin` to the present weights."""

@@ -93,6 +93,23 @@ class Estimator(Protocol):
 
 
 @runtime_checkable
+class Fine(Estimator, Protocol):
+    """An estimator that tells parameters apart: how the loss answers to each one's own learning rate."""
+
+    def rates(self, memory: Memory, grad: Tensor) -> Tensor:
+        """Give the slope by ``a``, where ``10^a`` is what each parameter's update was multiplied by.
+
+        Args:
+            memory: what the last `follow` of a step with `factors` handed back, and ``update`` ``[B, n]``, that step's.
+            grad: ``[B, n]`` gradient of the next batch's loss.
+
+        Returns:
+            ``[B, n]``, the loss's unit per decade.
+        """
+        ...
+
+
+@runtime_checkable
 class Following(Protocol):
     """A controller that follows a hypergradient, and says whose."""
 
@@ -115,10 +132,21 @@ def begun_again(estimator: Estimator, memory: Memory, mask: Tensor, form: Form) 
     return {**memory, **select(mask, fresh, {name: memory[name] for name in fresh})}
 
 
+def factors_in(memory: Memory | None) -> Tensor | None:
+    """Give ``[B, n]``, what the next step's update is to be multiplied by; None where nothing."""
+    return None if memory is None else memory.get("factors")
+
+
 def told(memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
     """Read what `follow` has left ready under the name ``slope``: the `read` of most estimators."""
     slope: Tensor = memory["slope"]
     return slope
+
+
+def told_rates(memory: Memory, grad: Tensor) -> Tensor:
+    """Read what `follow` has left ready under the name ``rates``: that method of most estimators."""
+    rates: Tensor = memory["rates"]
+    return rates
 
 
 def blank(form: Form) -> Tensor:

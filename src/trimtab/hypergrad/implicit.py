@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.hypergrad.estimator import Form, Memory, blank, told
+from trimtab.hypergrad.estimator import Form, Memory, blank, told, told_rates
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
 
@@ -80,8 +80,13 @@ class Implicit:
         for _ in range(self.lookback - 1):
             row = bent.pull(row).weights
             total = total + row
-        return {"slope": step.pull_values(total)}
+        fine = {} if step.factors is None else {"rates": step.by_rates(total)}
+        return {"slope": step.pull_values(total), **fine}
 
     def read(self, memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
         """Give the slope."""
         return told(memory, grad, layout)
+
+    def rates(self, memory: Memory, grad: Tensor) -> Tensor:
+        """Give each parameter's slope; see :class:`trimtab.hypergrad.estimator.Fine`."""
+        return told_rates(memory, grad)

@@ -5,12 +5,13 @@ Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from trimtab.hypergrad.estimator import Form, Memory, blank, told
+from trimtab.hypergrad.estimator import Form, Memory, blank, told, told_rates
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
 
@@ -49,6 +50,11 @@ class OneStep:
         slopes = (memory["rows"] * grad[:, None]).to(torch.float64)
         return layout.per_site_sums(slopes).mT
 
+    def rates(self, memory: Memory, grad: Tensor) -> Tensor:
+        """Multiply the update by the gradient of the next batch; see :class:`trimtab.hypergrad.estimator.Fine`."""
+        update: Tensor = memory["update"]
+        return grad * update * math.log(10)
+
 
 @dataclass(frozen=True)
 class OneStepValidation:
@@ -72,8 +78,14 @@ class OneStepValidation:
 
     def follow(self, step: Step, memory: Memory, *, is_due: bool) -> Memory:
         """Take the held-out gradient at the new weights back through the update."""
-        return {"slope": step.pull_values(step.held_out_grad(step.after))}
+        row = step.held_out_grad(step.after)
+        fine = {} if step.factors is None else {"rates": step.by_rates(row)}
+        return {"slope": step.pull_values(row), **fine}
 
     def read(self, memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
         """Give the slope."""
         return told(memory, grad, layout)
+
+    def rates(self, memory: Memory, grad: Tensor) -> Tensor:
+        """Give each parameter's slope; see :class:`trimtab.hypergrad.estimator.Fine`."""
+        return told_rates(memory, grad)

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trimtab.errors import KnobError, SignalError
+from trimtab.hypergrad.closure import MISSING, Closure, LossFn, check_loss, closed
 from trimtab.hypergrad.estimator import Estimator, Form
+from trimtab.hypergrad.per_parameter import PerParameter
 from trimtab.hypergrad.products import Curve
 from trimtab.hypergrad.step import Step
 from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.linkage import read_field
 from trimtab.rules import Slots, Values, rule_of
-
-LossFn = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Before:
         fixed: each group's other hyperparameters.
         grad: ``[1, n]``.
         rng: the generators' states when the model was last called; None where unknown.
+        factors: ``[1, n]`` that the step's update is to be multiplied by; None: nothing.
     """
 
     weights: Tensor
@@ -49,6 +50,7 @@ class Before:
     fixed: tuple[dict[str, float], ...]
     grad: Tensor
     rng: Any
+    factors: Tensor | None = None
 
 
 class Recorder:
@@ -62,6 +64,7 @@ class Recorder:
         loss_fn: computes the training loss of the last batch again, with the model as it stands: called without
             arguments, or with the batch that the pilot was told.
         validation_loss: gives the loss on held-out examples, ``[]``, differentiable.
+        acts: whether factors of single parameters are put on their updates, or only computed.
 
     Raises:
         SignalError: something that the estimator needs is not given.
@@ -78,6 +81,7 @@ class Recorder:
         model: nn.Module | None = None,
         loss_fn: LossFn | None = None,
         validation_loss: Callable[[], Tensor] | None = None,
+        acts: bool = True,
     ) -> None:
         self._optimizer, self._panel, self.estimator = optimizer, panel, estimator
         self.rule = rule_of(optimizer)
@@ -86,24 +90,28 @@ class Recorder:
         wanted = {"loss_fn": loss_fn, "val_hypergrad": validation_loss}
         for need, given in wanted.items():
             if need in estimator.needs and given is None:
-                raise SignalError(_MISSING[need].format(name=estimator.name))
-        self._closure: _Closure | None = None
+                raise SignalError(MISSING[need].format(name=estimator.name))
+        self._closure: Closure | None = None
         self._names: list[str] = []
-        self._held_out_closure: _Closure | None = None
+        self._held_out_closure: Closure | None = None
         if "loss_fn" in estimator.needs:
-            self._closure, self._names = _closed(optimizer, model, loss_fn)
+            self._closure, self._names = closed(optimizer, model, loss_fn)
             if model is not None and validation_loss is not None:
-                self._held_out_closure = _Closure(model, validation_loss)
+                self._held_out_closure = Closure(model, validation_loss)
         self._rng: Any = None
         if self._closure is not None and model is not None:
             model.register_forward_pre_hook(self._remember)
         self.layout = self._laid_out()
+        self._held: Before | None = None
+        if acts and isinstance(estimator, PerParameter):
+            optimizer.register_step_post_hook(lambda *_: self._multiply())
 
-    def hold(self, grads: Sequence[Tensor]) -> Before:
+    def hold(self, grads: Sequence[Tensor], factors: Tensor | None = None) -> Before:
         """Copy what a step about to be taken finds.
 
         Args:
             grads: each parameter's gradient, group by group.
+            factors: ``[1, n]`` that its update is to be multiplied by, once it is taken.
 
         Returns:
             It.
@@ -115,14 +123,16 @@ class Recorder:
             for group in groups
         )
         device = self._params()[0].device
-        return Before(
+        self._held = Before(
             self.row(self._params()),
             self._slots(),
             torch.tensor([values], dtype=torch.float64, device=device),
             fixed,
             self.row(grads),
             self._rng,
+            factors,
         )
+        return self._held
 
     def step(self, before: Before, batch: Any = None) -> Step:
         """Give a step that has been taken.
@@ -147,7 +157,7 @@ class Recorder:
             before.weights,
             before.slots,
             before.values,
-            self._panel.names,
+            self._panel,
             spread,
             before.grad,
             self.row(self._params()),
@@ -156,6 +166,7 @@ class Recorder:
             held_out_loss=None if self._held_out_closure is None else self._held_out_loss,
             batch=batch,
             examples_axis=0,
+            factors=before.factors,
         )
 
     def form(self) -> Form:
@@ -166,6 +177,16 @@ class Recorder:
     def row(self, tensors: Sequence[Tensor]) -> Tensor:
         """Join tensors like the parameters to one copy, ``[1, n]``."""
         return torch.cat([t.detach().reshape(1, -1) for t in tensors], 1)
+
+    @torch.no_grad()
+    def _multiply(self) -> None:
+        """Multiply each parameter's update, which was just taken, by its factor; nothing where no step was held."""
+        held, self._held = self._held, None
+        if held is None or held.factors is None:
+            return
+        cut = (self.layout.pieces(row) for row in (held.weights, held.factors))
+        for p, old, factor in zip(self._params(), *cut, strict=True):
+            p.copy_(torch.lerp(old.reshape(p.shape), p, factor.reshape(p.shape).to(p)))
 
     def _params(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -213,7 +234,7 @@ class Recorder:
                 for number, state in enumerate(rng[1]):
                     torch.cuda.set_rng_state(state, number)
             loss = functional_call(self._closure, {**given, **buffers}, () if batch is None else (batch,))
-        _check_loss(loss, "loss_fn")
+        check_loss(loss, "loss_fn")
         found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
         return Curve(leaves, found)
 
@@ -222,7 +243,7 @@ class Recorder:
         assert self._validation_loss is not None
         with torch.enable_grad():
             loss = self._validation_loss()
-        _check_loss(loss, "validation_loss")
+        check_loss(loss, "validation_loss")
         params = self._params()
         found = torch.autograd.grad(loss, params, allow_unused=True)
         if all(part is None for part in found):
@@ -240,29 +261,6 @@ class Recorder:
         return torch.as_tensor(loss).reshape(1)
 
 
-class _Closure(nn.Module):
-    """A loss as the output of a module that holds the model, so that its parameters can be replaced for one call."""
-
-    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
-        super().__init__()
-        self.model, self._loss_fn = model, loss_fn
-
-    def forward(self, *batch: Any) -> Tensor:
-        """Compute the loss."""
-        return self._loss_fn(*batch)
-
-
-_MISSING = {
-    "loss_fn": (
-        "Estimator {name!r} differentiates the training loss twice: give `model=model, loss_fn=lambda: "
-        "criterion(model(x), y)`, the loss of the last batch."
-    ),
-    "val_hypergrad": (
-        "Estimator {name!r} follows the validation loss: give `validation_loss=`, a function that gives it as a tensor."
-    ),
-}
-
-
 def _check(name: str, defaults: Mapping[str, float], panel: Panel) -> None:
     unknown = [knob for knob in panel.names if knob not in defaults]
     if unknown:
@@ -270,25 +268,3 @@ def _check(name: str, defaults: Mapping[str, float], panel: Panel) -> None:
             f"The update of {name!r} does not use {unknown}, so there is no derivative by them; it uses "
             f"{', '.join(defaults)}."
         )
-
-
-def _closed(
-    optimizer: torch.optim.Optimizer, model: nn.Module | None, loss_fn: LossFn | None
-) -> tuple[_Closure, list[str]]:
-    """Give the loss as a module, and the names there of the optimizer's parameters."""
-    if model is None or loss_fn is None:
-        raise SignalError(_MISSING["loss_fn"].format(name="of a second derivative"))
-    closure = _Closure(model, loss_fn)
-    names = {id(p): name for name, p in closure.named_parameters()}
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    strange = sum(id(p) not in names for p in params)
-    if strange:
-        raise SignalError(f"{strange} of the optimizer's {len(params)} parameters are not the model's: give that one.")
-    return closure, [names[id(p)] for p in params]
-
-
-def _check_loss(loss: Any, what: str) -> None:
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise SignalError(f"`{what}` must give one number as a tensor, got {type(loss).__name__}.")
-    if not loss.requires_grad:
-        raise SignalError(f"What `{what}` gives cannot be differentiated: compute it with gradients enabled.")

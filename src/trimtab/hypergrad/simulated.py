@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from trimtab.copies import Copies
-from trimtab.hypergrad.estimator import Estimator, Form, Memory, begun_again
+from trimtab.hypergrad.estimator import Estimator, Form, Memory, begun_again, factors_in
 from trimtab.hypergrad.products import Curve
 from trimtab.hypergrad.step import Step
+from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.rules import Rule
 from trimtab.signals import is_reading
@@ -33,7 +34,7 @@ class Simulated:
         estimator: it.
         rule: the optimizer's twin.
         layout: where parts and sites lie.
-        knobs: their names.
+        panel: the knobs.
         every: steps between readings.
         losses: computes the training loss.
         held_out: gives the held-out loss's ``[B, n]`` gradient.
@@ -46,13 +47,13 @@ class Simulated:
         rule: Rule,
         layout: Layout,
         *,
-        knobs: tuple[str, ...],
+        panel: Panel,
         every: int,
         losses: Losses,
         held_out: HeldOut,
         held_out_loss: HeldOut,
     ) -> None:
-        self._estimator, self._rule, self._layout, self._knobs = estimator, rule, layout, knobs
+        self._estimator, self._rule, self._layout, self._panel = estimator, rule, layout, panel
         self._every, self._losses = every, losses
         self._held_out, self._held_out_loss = held_out, held_out_loss
 
@@ -93,14 +94,15 @@ class Simulated:
             before.weights.detach(),
             before.slots,
             values.detach(),
-            self._knobs,
-            lambda v: self._layout.values(v, self._knobs),
+            self._panel,
+            lambda v: self._layout.values(v, self._panel.names),
             grad.detach(),
             after.weights.detach(),
             gradient=lambda weights, seen: self._curve(weights, before.buffers, batch if seen is None else seen),
             held_out=lambda weights: self._held_out(weights, after.buffers),
             held_out_loss=lambda weights: self._held_out_loss(weights, after.buffers),
             batch=batch,
+            factors=factors_in(memory),
         )
         return self._estimator.follow(
             step, self._estimator.start(self._form(before)) if memory is None else memory, is_due=is_due
@@ -117,11 +119,11 @@ class Simulated:
             It.
         """
         if memory is None:
-            return grad.new_zeros(len(grad), len(self._layout.bounds), len(self._knobs), dtype=torch.float64)
+            return grad.new_zeros(len(grad), len(self._layout.bounds), len(self._panel), dtype=torch.float64)
         return self._estimator.read(memory, grad, self._layout).to(torch.float64)
 
     def _form(self, copies: Copies) -> Form:
-        return Form(copies.weights, copies.slots, self._layout, len(self._layout.bounds), len(self._knobs))
+        return Form(copies.weights, copies.slots, self._layout, len(self._layout.bounds), len(self._panel))
 
     def _curve(self, weights: Tensor, buffers: dict[str, Tensor], batch: Any) -> Curve:
         leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}

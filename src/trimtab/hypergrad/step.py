@@ -10,6 +10,7 @@ Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from torch import Tensor
 from trimtab.errors import SignalError
 from trimtab.hypergrad.batches import first, mixed
 from trimtab.hypergrad.products import Curve, Pulled, Pushed, twice
+from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.rules import Rule, Slots, Values, load_forward_mode, tangents
 
@@ -41,7 +43,7 @@ class Step:
         weights: ``[B, n]`` before it.
         slots: before it, one set a part.
         values: ``[B, S, K]`` that it used, in the optimizer's units.
-        knobs: their names.
+        panel: the knobs.
         spread: brings values to the parts, as :meth:`trimtab.layout.Layout.values` does.
         grad: ``[B, n]`` the gradient that it used.
         after: ``[B, n]`` the weights after it.
@@ -51,6 +53,7 @@ class Step:
         batch: what it was computed on; None where unknown.
         curve: the gradient with its graph, where it is there already.
         examples_axis: of the batch's tensors: 1 behind members, 0 live.
+        factors: ``[B, n]`` that the update of each parameter is multiplied by; None: 1.
     """
 
     rule: Rule
@@ -58,7 +61,7 @@ class Step:
     weights: Tensor
     slots: tuple[Slots, ...]
     values: Tensor
-    knobs: tuple[str, ...]
+    panel: Panel
     spread: Callable[[Tensor], Sequence[Values]]
     grad: Tensor
     after: Tensor
@@ -68,6 +71,7 @@ class Step:
     batch: Any = None
     curve: Curve | None = None
     examples_axis: int = 1
+    factors: Tensor | None = None
 
     def at(self, weights: Tensor, batch: Any = None) -> Step:
         """Give the same step from other weights ``[B, n]``, on another batch if one is given; slots and values stay."""
@@ -184,8 +188,13 @@ class Step:
         cut = zip(
             self.layout.cut(self.grad), self.slots, self.layout.cut(self.weights), self.spread(self.values), strict=True
         )
-        rows = [tangents(self.rule, g, s, w, v, self.knobs).flatten(2) for g, s, w, v in cut]
-        return torch.cat(rows, 2).transpose(0, 1)
+        rows = [tangents(self.rule, g, s, w, v, self.panel.names).flatten(2) for g, s, w, v in cut]
+        found = torch.cat(rows, 2).transpose(0, 1)
+        return found if self.factors is None else found * self.factors[:, None]
+
+    def by_rates(self, row: Tensor) -> Tensor:
+        """Give ``row^T dF/da``, ``[B, n]``, where ``10^a`` is what each parameter's update is multiplied by."""
+        return row * (self._rule_made.after.detach() - self.weights) * math.log(10)
 
     def push(self, columns: Tensor, column_slots: Sequence[Slots], seeds: Tensor) -> Pushed:
         """Give ``dF`` times columns.
@@ -221,7 +230,9 @@ class Step:
         """Apply the rule: new weights ``[B, n]`` and slots."""
         cut = zip(self.layout.cut(grad), slots, self.layout.cut(weights), self.spread(values), strict=True)
         done = [self.rule.update(g, s, w, v) for g, s, w, v in cut]
-        return torch.cat([w.flatten(1) for w, _ in done], 1), tuple(s for _, s in done)
+        new = torch.cat([w.flatten(1) for w, _ in done], 1)
+        new = new if self.factors is None else torch.lerp(weights, new, self.factors)
+        return new, tuple(s for _, s in done)
 
     def _known_batch(self) -> Any:
         if self.batch is None:

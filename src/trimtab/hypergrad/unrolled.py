@@ -5,7 +5,7 @@ Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from trimtab.errors import KnobError
 from trimtab.hypergrad.batches import formed, loosened
-from trimtab.hypergrad.estimator import Form, Memory, blank, told
+from trimtab.hypergrad.estimator import Form, Memory, blank, told, told_rates
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
 from trimtab.rules import Slots
 
-KEPT = ("weights", "slots", "values", "grad", "after", "batch")
+KEPT = ("weights", "slots", "values", "grad", "after", "batch", "factors")
 
 
 @dataclass(frozen=True)
@@ -65,42 +65,63 @@ class Unroll:
         own = {name: getattr(step, name) for name in KEPT}
         kept = (*memory.get("kept", ()), {**own, "batch": loosened(step.batch)})[-self.window :]
         count = memory["count"] + 1
-        slope = memory["slope"]
-        if is_due:
-            steps = [replace(step, **{**one, "batch": formed(one["batch"], step.batch)}, curve=None) for one in kept]
-            slope = sum(slopes(steps, step.held_out_grad(step.after), count), torch.zeros_like(slope))
-        return {"count": count, "slope": slope, "kept": kept}
+        new = {"count": count, "slope": memory["slope"], "kept": kept}
+        if not is_due:
+            return new
+        steps = [replace(step, **{**one, "batch": formed(one["batch"], step.batch)}, curve=None) for one in kept]
+        found = list(backwards(steps, step.held_out_grad(step.after), count))
+        new["slope"] = sum((values for values, _ in found), torch.zeros_like(memory["slope"]))
+        if step.factors is not None:
+            new["rates"] = sum((one.by_rates(row) for one, (_, row) in zip(reversed(steps), found, strict=True)), 0)
+        return new
 
     def read(self, memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
         """Give the slope."""
         return told(memory, grad, layout)
+
+    def rates(self, memory: Memory, grad: Tensor) -> Tensor:
+        """Give each parameter's slope; see :class:`trimtab.hypergrad.estimator.Fine`."""
+        return told_rates(memory, grad)
 
 
 def slopes(steps: Sequence[Step], row: Tensor, count: Tensor | None = None) -> list[Tensor]:
     """Differentiate a loss at the end of a few steps by the values of each.
 
     Args:
-        steps: oldest first, each beginning where the one before ended.
-        row: ``[B, n]`` gradient of the loss at the last step's new weights.
-        count: ``[B]`` how many of the last steps are a member's own; the others count as 0. None: all.
+        steps: as :func:`backwards` takes them.
+        row: likewise.
+        count: likewise.
 
     Returns:
         ``[B, S, K]`` a step, oldest first.
     """
+    return [values for values, _ in backwards(steps, row, count)][::-1]
+
+
+def backwards(steps: Sequence[Step], row: Tensor, count: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go back through a few steps with the gradient of a loss at their end.
+
+    Args:
+        steps: oldest first, each beginning where the one before ended.
+        row: ``[B, n]`` gradient of the loss at the last step's new weights.
+        count: ``[B]`` how many of the last steps are a member's own; the others count as 0. None: all.
+
+    Yields:
+        Of each step, the last one first: ``[B, S, K]`` the loss's derivative by its values, and ``[B, n]`` by the
+        weights after it.
+    """
     slots: tuple[Slots, ...] = ()
-    found = []
     for age, step in enumerate(reversed(steps)):
         if count is not None:
             mine = count > age
             row = torch.where(mine[:, None], row, 0.0)
             slots = tuple({name: _masked(mine, s) for name, s in part.items()} for part in slots)
         if age == len(steps) - 1:
-            found.append(step.pull_values(row, slots))
+            yield step.pull_values(row, slots), row
         else:
             made = step.pull(row, slots)
-            found.append(made.values)
+            yield made.values, row
             row, slots = made.weights, made.slots or ()
-    return found[::-1]
 
 
 def _masked(mask: Tensor, tensor: Tensor) -> Tensor:

@@ -5,14 +5,15 @@ Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``n`` parameters of a member, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.hypergrad.estimator import Form, Memory, blank, told
+from trimtab.hypergrad.estimator import Form, Memory, blank, told, told_rates
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
 
@@ -69,18 +70,27 @@ class ZerothOrder:
         count = int(memory["count"].max())
         rng = torch.Generator().manual_seed((self.seed * 1_000_003 + count) % 2**63)
 
-        def end(values: Tensor) -> Tensor:
-            weights, slots = step.applied(values)
+        def end(values: Tensor, start: Step = step) -> Tensor:
+            weights, slots = start.applied(values)
             for _ in range(self.horizon - 1):
-                weights, slots = step.at(weights).applied(values, slots)
+                weights, slots = start.at(weights).applied(values, slots)
             return step.held_out_loss_at(weights)
 
-        slope = slope_of(end, step.values, self.pairs, self.mu, rng)
-        return {"slope": slope, "count": memory["count"] + 1}
+        new = {"slope": slope_of(end, step.values, self.pairs, self.mu, rng), "count": memory["count"] + 1}
+        factors = step.factors
+        if factors is not None:
+            new["rates"] = slope_by_factors(
+                lambda turned: end(step.values, replace(step, factors=turned)), factors, self.pairs, self.mu, rng
+            )
+        return new
 
     def read(self, memory: Memory, grad: Tensor, layout: Layout) -> Tensor:
         """Give the slope."""
         return told(memory, grad, layout)
+
+    def rates(self, memory: Memory, grad: Tensor) -> Tensor:
+        """Give each parameter's slope; see :class:`trimtab.hypergrad.estimator.Fine`."""
+        return told_rates(memory, grad)
 
 
 def slope_of(loss: Callable[[Tensor], Tensor], values: Tensor, pairs: int, mu: float, rng: torch.Generator) -> Tensor:
@@ -105,3 +115,28 @@ def slope_of(loss: Callable[[Tensor], Tensor], values: Tensor, pairs: int, mu: f
         total += apart[:, None, None].to(torch.float64) * turn
     by_log = total * (sites * knobs / (2 * mu * pairs))
     return torch.where(values > 0, by_log / values.clamp_min(1e-300), 0.0)
+
+
+def slope_by_factors(
+    loss: Callable[[Tensor], Tensor], factors: Tensor, pairs: int, mu: float, rng: torch.Generator
+) -> Tensor:
+    """Estimate how a function of many factors answers to each, by turning all at once, each up or down by chance.
+
+    Simultaneous perturbation: Spall 1992, Eq. (2.2). Its variance grows with the number of factors.
+
+    Args:
+        loss: of factors ``[B, n]``, gives ``[B]``.
+        factors: ``[B, n]`` where.
+        pairs: draws, each taken both ways.
+        mu: how far, as a factor's logarithm.
+        rng: draws the signs, the same for all members.
+
+    Returns:
+        ``[B, n]`` d loss / d log10 factor.
+    """
+    total = torch.zeros_like(factors)
+    for _ in range(pairs):
+        sign = (2 * torch.randint(2, factors.shape[1:], generator=rng) - 1).to(factors)
+        apart = loss(factors * torch.exp(mu * sign)) - loss(factors * torch.exp(-mu * sign))
+        total += apart[:, None].to(factors) * sign
+    return total * (math.log(10) / (2 * mu * pairs))

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from trimtab.controller import Controller
 from trimtab.controllers import Constant, Hypergradient
-from trimtab.controllers.followers import Adam
 from trimtab.errors import TaskError
 from trimtab.hypergrad import Implicit, OneStepValidation, Unroll
+from trimtab.hypergrad.followers import Adam
 from trimtab.knobs import Knob, Panel
 from trimtab.task import Batch, Model, Reference, Split
 from trimtab.tasks import energy_mlp, kin8nm_mlp

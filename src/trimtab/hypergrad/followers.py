@@ -3,7 +3,7 @@
 All see the slope ``q = h dv/dp`` by a knob's place ``p`` (``log10 v``, ``-ln(1 - v)`` or ``v``, as its scale is) and
 answer with a change of that place: in decades for a learning rate, in e-folds of its memory for a momentum.
 
-Letters: ``B`` members, ``S`` sites, ``K`` knobs.
+Slopes have any shape: ``[B, S, K]`` of sites' knobs, ``[B, n]`` of each parameter's own learning rate.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.signals import Observation
 
 Memory = dict[str, Tensor]
-TINY = 1e-300
 
 
 class Follower(Protocol):
@@ -31,21 +29,21 @@ class Follower(Protocol):
 
     name: str
 
-    def start(self, shape: tuple[int, int, int]) -> Memory:
-        """Give the memory before the first slope of ``[B, S, K]``, each with leading ``B``."""
+    def start(self, like: Tensor) -> Memory:
+        """Give the memory before the first of slopes of this form, each with leading ``B``."""
         ...
 
-    def change(self, slope: Tensor, unit: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
-        """Answer to a slope.
+    def change(self, slope: Tensor, unit: Tensor, size: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """Answer to slopes.
 
         Args:
-            slope: ``[B, S, K]`` float64, the loss's unit per the place's.
-            unit: ``[B, 1, K]`` e-folds in the place's unit: ln 10 where it is a decade, else 1.
-            seen: what else there is to know.
+            slope: ``[B, ...]``, the loss's unit per the place's.
+            unit: e-folds in the place's unit: ln 10 where it is a decade, else 1.
+            size: ``|gradient| |update|``, the loss's unit: what a slope by ``ln v`` is measured against.
             memory: what `start` or the last call handed back.
 
         Returns:
-            ``[B, S, K]`` change of the place, and the new memory.
+            ``[B, ...]`` change of the place, and the new memory.
         """
         ...
 
@@ -68,11 +66,11 @@ class Sign:
         """Check the step."""
         _above(self.step, "step", "sign")
 
-    def start(self, shape: tuple[int, int, int]) -> Memory:
+    def start(self, like: Tensor) -> Memory:
         """Remember nothing."""
         return {}
 
-    def change(self, slope: Tensor, unit: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
+    def change(self, slope: Tensor, unit: Tensor, size: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """Step by `step`; see :class:`Follower`."""
         return -self.step * slope.sign(), memory
 
@@ -99,14 +97,13 @@ class Multiplicative:
         if not 0 < self.beta < 1:
             raise KnobError(f"Follower 'multiplicative' needs `beta` in (0, 1), got {self.beta}.")
 
-    def start(self, shape: tuple[int, int, int]) -> Memory:
+    def start(self, like: Tensor) -> Memory:
         """Remember nothing."""
         return {}
 
-    def change(self, slope: Tensor, unit: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
+    def change(self, slope: Tensor, unit: Tensor, size: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """Step by the cosine; see :class:`Follower`."""
-        size = seen.signals.grad_sq.sqrt() * seen.signals.update_sq.sqrt()  # not of the product, which may overflow
-        cosine = torch.where(size[..., None] > 0, -slope / unit / size[..., None].clamp_min(TINY), 0.0)
+        cosine = torch.where(size > 0, -slope / unit / size.clamp_min(_tiny(slope)), 0.0)
         return torch.log1p(self.beta * cosine.clamp(-1, 1)) / unit, memory
 
 
@@ -138,24 +135,28 @@ class Adam:
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise KnobError(f"Follower 'adam' needs betas in [0, 1), got beta1={self.beta1}, beta2={self.beta2}.")
 
-    def start(self, shape: tuple[int, int, int]) -> Memory:
-        """Give ``mean``, ``square`` and ``count``, zeros ``[B, S, K]``."""
-        zero = torch.zeros(shape, dtype=torch.float64)
+    def start(self, like: Tensor) -> Memory:
+        """Give ``mean``, ``square`` and ``count``, zeros of the slopes' form."""
+        zero = torch.zeros_like(like)
         return {"mean": zero, "square": zero.clone(), "count": zero.clone()}
 
-    def change(self, slope: Tensor, unit: Tensor, seen: Observation, memory: Memory) -> tuple[Tensor, Memory]:
+    def change(self, slope: Tensor, unit: Tensor, size: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """Step against the mean slope in units of its root mean square; see :class:`Follower`."""
         count = memory["count"] + (slope != 0)
         mean = torch.where(slope != 0, torch.lerp(slope, memory["mean"], self.beta1), memory["mean"])
         square = torch.where(slope != 0, torch.lerp(slope * slope, memory["square"], self.beta2), memory["square"])
         far = count.clamp_min(1)
-        size = (square / (1 - self.beta2**far)).sqrt().clamp_min(math.sqrt(TINY))
+        size = (square / (1 - self.beta2**far)).sqrt().clamp_min(math.sqrt(_tiny(slope)))
         step = -self.lr * mean / (1 - self.beta1**far) / size
         return step * (slope != 0), {"mean": mean, "square": square, "count": count}
 
 
 FOLLOWERS = {"adam": Adam, "multiplicative": Multiplicative, "sign": Sign}
 """The followers by name."""
+
+
+def _tiny(like: Tensor) -> float:
+    return torch.finfo(like.dtype).tiny
 
 
 def _above(value: float, what: str, who: str) -> None:

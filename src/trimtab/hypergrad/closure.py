@@ -1,0 +1,59 @@
+"""Closure: a user's loss as a module that holds the model, so that it can be computed at other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import SignalError
+
+LossFn = Callable[..., Tensor]
+
+
+class Closure(nn.Module):
+    """A loss as the output of a module that holds the model, so that its parameters can be replaced for one call."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+        super().__init__()
+        self.model, self._loss_fn = model, loss_fn
+
+    def forward(self, *batch: Any) -> Tensor:
+        """Compute the loss."""
+        return self._loss_fn(*batch)
+
+
+MISSING = {
+    "loss_fn": (
+        "Estimator {name!r} differentiates the training loss twice: give `model=model, loss_fn=lambda: "
+        "criterion(model(x), y)`, the loss of the last batch."
+    ),
+    "val_hypergrad": (
+        "Estimator {name!r} follows the validation loss: give `validation_loss=`, a function that gives it as a tensor."
+    ),
+}
+
+
+def closed(
+    optimizer: torch.optim.Optimizer, model: nn.Module | None, loss_fn: LossFn | None
+) -> tuple[Closure, list[str]]:
+    """Give the loss as a module, and the names there of the optimizer's parameters."""
+    if model is None or loss_fn is None:
+        raise SignalError(MISSING["loss_fn"].format(name="of a second derivative"))
+    closure = Closure(model, loss_fn)
+    names = {id(p): name for name, p in closure.named_parameters()}
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    strange = sum(id(p) not in names for p in params)
+    if strange:
+        raise SignalError(f"{strange} of the optimizer's {len(params)} parameters are not the model's: give that one.")
+    return closure, [names[id(p)] for p in params]
+
+
+def check_loss(loss: Any, what: str) -> None:
+    """Refuse what is not one number with a graph; `what` gave it. Raises SignalError."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise SignalError(f"`{what}` must give one number as a tensor, got {type(loss).__name__}.")
+    if not loss.requires_grad:
+        raise SignalError(f"What `{what}` gives cannot be differentiated: compute it with gradients enabled.")
