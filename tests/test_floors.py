@@ -16,7 +16,7 @@ import pytest
 FLOORS = (
     "errors",
     "knobs signals sites datasets ranks whole workers",
-    "controller rules task probe features guard linkage loop columns layout",
+    "controller rules task probe features guard linkage loop columns layout loss_knob",
     "copies",
     "hypergrad",
     "helm stream snapshot controllers tasks charts templates checkpoint compiled",

@@ -31,6 +31,8 @@ from trimtab.guard import Guard as Guard
 from trimtab.hypergrad import estimator_of as estimator_of
 from trimtab.knobs import Knob as Knob
 from trimtab.knobs import Panel as Panel
+from trimtab.loss_knob import LossKnob as LossKnob
+from trimtab.loss_knob import relaxed_dropout as relaxed_dropout
 from trimtab.pilot import Pilot as Pilot
 from trimtab.plant import Plant as Plant
 from trimtab.rollout import rollout as rollout
@@ -60,6 +62,7 @@ __all__ = [
     "Guard",
     "Knob",
     "KnobError",
+    "LossKnob",
     "Observation",
     "OrderError",
     "Panel",
@@ -68,6 +71,7 @@ __all__ = [
     "Policy",
     "read_trace",
     "Reference",
+    "relaxed_dropout",
     "rollout",
     "SignalError",
     "Signals",

@@ -24,6 +24,7 @@ from trimtab.hypergrad import estimator_of
 from trimtab.hypergrad.recorder import Recorder
 from trimtab.knobs import Knob, Panel
 from trimtab.linkage import Linkage
+from trimtab.loss_knob import loss_knobs
 from trimtab.pilot import Mode, Pilot
 from trimtab.snapshot import Snapshot
 from trimtab.trace import Header, Trace
@@ -113,6 +114,8 @@ def attach(
         chosen = Policy.for_panel(panel) if name is None else card(name)
         if name is None:
             _tell_once(", ".join(panel.names))
+    if loss_knobs(panel) and len(members) > 1:
+        raise KnobError(f"Knob {loss_knobs(panel)[0].name!r} is the loss's, so one for the whole run: sites='run'.")
     needs = chosen.needs
     if "val_loss" in needs and validate is None:
         raise SignalError(f"Controller {chosen.name!r} needs a validation loss: give `validate=`.")
@@ -121,7 +124,7 @@ def attach(
         optimizer, panel, chosen, model=model, loss_fn=loss_fn, validation_loss=held_out, acts=mode == "act"
     )
     for name, given in (("validation_loss", validation_loss), ("loss_fn", loss_fn)):
-        if given is not None and _WANTS[name] not in needs:
+        if given is not None and _WANTS[name] not in needs and not (name == "loss_fn" and loss_knobs(panel)):
             raise SignalError(f"Controller {chosen.name!r} has no use for `{name}=`: leave it out, or choose another.")
     period = 5 * every if validate_every is None else validate_every
     if isinstance(period, bool) or not isinstance(period, int) or period < 1 or period % every:

@@ -85,6 +85,11 @@ class Layout:
             for part in self.parts
         ]
 
+    def spread(self, values: Tensor) -> Tensor:
+        """Bring ``[B, S]`` to ``[B, n]``: each coordinate gets its site's."""
+        sizes = torch.tensor([end - begin for begin, end in self.bounds], device=values.device)
+        return values.repeat_interleave(sizes, 1)
+
     def per_site_sums(self, rows: Tensor) -> Tensor:
         """Sum ``[..., n]`` over each site: ``[..., S]``."""
         return torch.stack([rows[..., a:b].sum(-1) for a, b in self.bounds], -1)

@@ -34,6 +34,7 @@ from trimtab.rules import Rule, Slots, Values
 from trimtab.signals import is_reading
 from trimtab.task import Batch, Split, Task
 
+Tensors = dict[str, Tensor]
 HELD_OUT = 512  # validation examples at most that a hypergradient is measured on
 
 
@@ -56,8 +57,9 @@ class Plant:
         sample: the most coordinates measured of a site.
 
     Raises:
-        TaskError: a knob is unknown to the rule, the rule cannot train one of the parameters, the sites do not hold
-            every parameter once, or the step is to be both compiled and differentiable.
+        TaskError: a knob is unknown to rule and loss, one of the loss's is to be turned site by site, the rule cannot
+            train one of the parameters, the sites do not hold every parameter once, or the step is to be both compiled
+            and differentiable.
     """
 
     def __init__(
@@ -81,9 +83,12 @@ class Plant:
         self._differentiable = differentiable
         self._held_out = held_out
         self.module = task.build(0).to(self.device, dtype)
-        unknown = [name for name in panel.names if name not in rule.defaults]
+        self._of_loss = tuple(name for name in panel.names if name in getattr(task, "loss_knobs", ()))
+        unknown = [name for name in panel.names if name not in rule.defaults and name not in self._of_loss]
         if unknown:
             raise TaskError(f"Rule {rule.name!r} has no hyperparameters {unknown}, only {sorted(rule.defaults)}.")
+        if self._of_loss and sites is not None and len(sites) > 1:
+            raise TaskError(f"Knobs of the loss, {list(self._of_loss)}, turn the whole run: give one site.")
         if fast and differentiable:
             raise TaskError("A compiled step keeps no graph: make the plant either `fast` or `differentiable`.")
         shapes = {name: p.shape for name, p in self.module.named_parameters()}
@@ -100,7 +105,8 @@ class Plant:
                 self._layout,
                 panel=panel,
                 every=every,
-                losses=lambda leaves, buffers, batch: self._losses(leaves, buffers, batch, _axes(batch)),
+                of_loss=self._of_loss,
+                losses=lambda leaves, buffers, batch, own: self._losses(leaves, buffers, batch, _axes(batch), own),
                 held_out=self._held_out_grad,
                 held_out_loss=self._held_out_loss,
             )
@@ -129,7 +135,7 @@ class Plant:
 
     def step(
         self, copies: Copies, values: Tensor, batch: Batch, number: int, look: Look | None
-    ) -> tuple[Copies, Tensor, Look | None, dict[str, Tensor] | None]:
+    ) -> tuple[Copies, Tensor, Look | None, Tensors | None]:
         """Take optimizer step `number`.
 
         Args:
@@ -190,7 +196,7 @@ class Plant:
         """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""
         self.module.eval()
 
-        def one(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        def one(params: Tensors, buffers: Tensors) -> tuple[Tensor, Tensor]:
             model, batch = self._model(params, buffers), Batch(*data)
             return self.task.loss(model, batch), self.task.score(model, batch)
 
@@ -215,18 +221,19 @@ class Plant:
         self,
         weights: Tensor,
         slots: tuple[Slots, ...],
-        buffers: dict[str, Tensor],
+        buffers: Tensors,
         values: list[Values],
         batch: Batch,
-    ) -> tuple[Tensor, tuple[Slots, ...], dict[str, Tensor], Tensor, Tensor]:
+    ) -> tuple[Tensor, tuple[Slots, ...], Tensors, Tensor, Tensor]:
         buffers = {name: b.clone() for name, b in buffers.items()}
-        losses, grad = self._differentiate(weights, buffers, batch, _axes(batch))
+        own = {name: values[0][name].reshape(-1).to(self.dtype) for name in self._of_loss}
+        losses, grad = self._differentiate(weights, buffers, batch, _axes(batch), own)
         with torch.set_grad_enabled(self._differentiable):
             new, slots = self._update(weights, slots, grad, values)
         return new, slots, buffers, losses, grad
 
     def _differentiate(
-        self, weights: Tensor, buffers: dict[str, Tensor], batch: Batch, axes: Batch | None
+        self, weights: Tensor, buffers: Tensors, batch: Batch, axes: Batch | None, own: Tensors
     ) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` losses and their ``[B, n]`` gradient; axes None: all members see the same examples."""
         keep = self._differentiable and weights.requires_grad  # a first step's weights depend on no knob
@@ -234,30 +241,28 @@ class Plant:
         leaves = leaves if keep else {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
 
         with torch.enable_grad():
-            losses = self._losses(leaves, buffers, batch, axes)
+            losses = self._losses(leaves, buffers, batch, axes, own)
             grads = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=keep)
             grad = torch.cat([g.flatten(1) for g in grads], 1)
         return (losses, grad) if keep else (losses.detach(), grad.detach())
 
-    def _losses(
-        self, leaves: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, axes: Batch | None
-    ) -> Tensor:
-        def one(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
-            return self.task.loss(self._model(params, buffers), batch)
+    def _losses(self, leaves: Tensors, buffers: Tensors, batch: Batch, axes: Batch | None, own: Tensors) -> Tensor:
+        def one(params: Tensors, buffers: Tensors, batch: Batch, own: Tensors) -> Tensor:
+            return self.task.loss(self._model(params, buffers), batch, **own)
 
-        return vmap(one, in_dims=(0, 0, axes))(leaves, buffers, batch)
+        return vmap(one, in_dims=(0, 0, axes, 0))(leaves, buffers, batch, own)
 
-    def _model(self, params: dict[str, Tensor], buffers: dict[str, Tensor]) -> Callable[..., Tensor]:
+    def _model(self, params: Tensors, buffers: Tensors) -> Callable[..., Tensor]:
         return lambda *args: functional_call(self.module, (params, buffers), args)
 
-    def _held_out_grad(self, weights: Tensor, buffers: dict[str, Tensor]) -> Tensor:
+    def _held_out_grad(self, weights: Tensor, buffers: Tensors) -> Tensor:
         """``[B, n]`` gradient of the loss on held-out examples."""
         self.module.eval()
-        grad = self._differentiate(weights.detach(), buffers, Batch(*self._held_out_data()), None)[1]
+        grad = self._differentiate(weights.detach(), buffers, Batch(*self._held_out_data()), None, {})[1]
         self.module.train()
         return grad
 
-    def _held_out_loss(self, weights: Tensor, buffers: dict[str, Tensor]) -> Tensor:
+    def _held_out_loss(self, weights: Tensor, buffers: Tensors) -> Tensor:
         """``[B]`` losses on held-out examples."""
         return self.evaluate(Copies(weights.detach(), (), buffers), self._held_out_data())[0].detach()
 
@@ -272,7 +277,7 @@ class Plant:
         first, memory = (weight, None) if look is None else (look.first, look.memory)
         return Look(weight, self._sample(grad), first, memory)
 
-    def _read(self, copies: Copies, grad: Tensor, look: Look | None) -> tuple[Look, dict[str, Tensor]]:
+    def _read(self, copies: Copies, grad: Tensor, look: Look | None) -> tuple[Look, Tensors]:
         weight, sampled = self._sample(copies.weights), self._sample(grad)
         if look is None:
             look = Look(weight, torch.zeros_like(sampled), weight)

@@ -51,6 +51,9 @@ class Reference:
 class Task(Protocol):
     """One base-model problem.
 
+    A loss that has hyperparameters of its own takes them by name, each ``[]``, and names them in an attribute
+    ``loss_knobs``, a tuple: ``loss(model, batch, smoothing=0.0)``. Without them it is what evaluation measures.
+
     Attributes:
         name: versioned, such as ``"digits-mlp-v1"``: a change of behaviour is a new version.
         horizon: optimizer steps of its reference run.

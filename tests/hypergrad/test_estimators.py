@@ -55,7 +55,7 @@ def bowl(lr: float, decay: float) -> tuple[Step, Tensor, Tensor]:
     a, b, c = torch.tensor([[0.5, 1.0, 3.0], [1.0, 2.0, 3.0], [0.0, 1.0, -1.0]], dtype=F64)
     rest = b / (a + decay)
 
-    def gradient(weights: Tensor, batch: Any) -> Curve:
+    def gradient(weights: Tensor, batch: Any, values: Tensor) -> Curve:
         leaf = weights.clone().requires_grad_()
         return Curve([leaf], [a * leaf - b])
 
@@ -192,7 +192,7 @@ def test_theta_is_one_where_one_step_tells_all() -> None:
     layout = Layout({"w": torch.Size([2])}, [["w"]], joined=True)
     push = torch.tensor([[1.0, 2.0]], dtype=F64)
 
-    def gradient(weights: Tensor, batch: Any) -> Curve:
+    def gradient(weights: Tensor, batch: Any, values: Tensor) -> Curve:
         leaf = weights.clone().requires_grad_()
         return Curve([leaf], [push + 0 * leaf])
 

@@ -108,7 +108,7 @@ class PerParameter:
         change, follower = self.follower.change(torch.where(tells, slope, 0.0), unit, size, memory["follower"])
         knob = step.panel[step.panel.names.index("lr")]
         most = knob.rate / math.log(10)
-        rate = _spread(step.values[..., step.panel.names.index("lr")], step.layout).clamp(knob.low, knob.high)
+        rate = step.layout.spread(step.values[..., step.panel.names.index("lr")]).clamp(knob.low, knob.high)
         places = memory["places"] + change.clamp(-most, most)
         places = places.clamp((knob.low / rate).log10().to(places), (knob.high / rate).log10().to(places))
         new = {"places": places, "factors": 10**places, "follower": follower}
@@ -134,9 +134,3 @@ def shown(memory: Memory | None) -> dict[str, float]:
     names = ("factor_low", "factor_median", "factor_high")
     found = {f"trimtab/{name}": float(value) for name, value in zip(names, at, strict=True)}
     return found | {"trimtab/factors_refused": float(memory["refused"].sum())}
-
-
-def _spread(values: Tensor, layout: Layout) -> Tensor:
-    """Bring ``[B, S]`` to ``[B, n]``."""
-    sizes = torch.tensor([end - begin for begin, end in layout.bounds], device=values.device)
-    return values.repeat_interleave(sizes, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from trimtab.hypergrad.step import Step
 from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.linkage import read_field
+from trimtab.loss_knob import LossKnob, loss_knobs
 from trimtab.rules import Slots, Values, rule_of
 
 
@@ -84,7 +86,7 @@ class Recorder:
         acts: bool = True,
     ) -> None:
         self._optimizer, self._panel, self.estimator = optimizer, panel, estimator
-        self.rule = rule_of(optimizer)
+        self.rule, self._loss_knobs = rule_of(optimizer), loss_knobs(panel)
         _check(self.rule.name, self.rule.defaults, panel)
         self._loss_fn, self._validation_loss = loss_fn, validation_loss
         wanted = {"loss_fn": loss_fn, "val_hypergrad": validation_loss}
@@ -94,7 +96,7 @@ class Recorder:
         self._closure: Closure | None = None
         self._names: list[str] = []
         self._held_out_closure: Closure | None = None
-        if "loss_fn" in estimator.needs:
+        if "loss_fn" in estimator.needs or self._loss_knobs:
             self._closure, self._names = closed(optimizer, model, loss_fn)
             if model is not None and validation_loss is not None:
                 self._held_out_closure = Closure(model, validation_loss)
@@ -117,7 +119,9 @@ class Recorder:
             It.
         """
         groups = self._optimizer.param_groups
-        values = [[float(read_field(group, name)) for name in self._panel.names] for group in groups]
+        values = [
+            [float(read_field(group, k.name) if k.get is None else k.get()) for k in self._panel] for group in groups
+        ]
         fixed = tuple(
             {name: float(read_field(group, name)) for name in self.rule.defaults if name not in self._panel.names}
             for group in groups
@@ -161,12 +165,13 @@ class Recorder:
             spread,
             before.grad,
             self.row(self._params()),
-            gradient=None if self._closure is None else lambda weights, seen: self._curve(weights, seen, before.rng),
+            gradient=None if self._closure is None else lambda w, seen, used: self._curve(w, seen, used, before.rng),
             held_out=None if self._validation_loss is None else self._held_out,
             held_out_loss=None if self._held_out_closure is None else self._held_out_loss,
             batch=batch,
             examples_axis=0,
             factors=before.factors,
+            of_loss=tuple(knob.name for knob in self._loss_knobs),
         )
 
     def form(self) -> Form:
@@ -219,8 +224,12 @@ class Recorder:
             cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
             self._rng = (torch.get_rng_state(), cuda)
 
-    def _curve(self, weights: Tensor, batch: Any, rng: Any) -> Curve:
+    def _curve(self, weights: Tensor, batch: Any, values: Tensor, rng: Any) -> Curve:
         """Differentiate the training loss at `weights`; the model's own weights, buffers and mode stay."""
+        own = {
+            knob.name: values[0, 0, self._panel.index(knob)].to(knob.value.dtype).requires_grad_()
+            for knob in self._loss_knobs
+        }
         leaves = [
             piece.reshape(shape).clone().requires_grad_()
             for piece, shape in zip(self.layout.pieces(weights), self.layout.shapes, strict=True)
@@ -228,15 +237,16 @@ class Recorder:
         assert self._closure is not None
         buffers = {name: b.clone() for name, b in self._closure.named_buffers()}
         given: Mapping[str, Tensor] = dict(zip(self._names, leaves, strict=True))
-        with torch.random.fork_rng(), torch.enable_grad():
+        with torch.random.fork_rng(), torch.enable_grad(), ExitStack() as stack:
+            for knob in self._loss_knobs:
+                stack.enter_context(knob.set_to(own[knob.name]))
             if rng is not None:
                 torch.set_rng_state(rng[0])
                 for number, state in enumerate(rng[1]):
                     torch.cuda.set_rng_state(state, number)
             loss = functional_call(self._closure, {**given, **buffers}, () if batch is None else (batch,))
         check_loss(loss, "loss_fn")
-        found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
-        return Curve(leaves, found)
+        return Curve.of(loss, leaves, own)
 
     def _held_out(self, weights: Tensor) -> Tensor:
         """Differentiate the held-out loss at the model's present weights, which are the step's new ones."""
@@ -262,9 +272,9 @@ class Recorder:
 
 
 def _check(name: str, defaults: Mapping[str, float], panel: Panel) -> None:
-    unknown = [knob for knob in panel.names if knob not in defaults]
+    unknown = [knob.name for knob in panel if knob.name not in defaults and not isinstance(knob, LossKnob)]
     if unknown:
         raise KnobError(
             f"The update of {name!r} does not use {unknown}, so there is no derivative by them; it uses "
-            f"{', '.join(defaults)}."
+            f"{', '.join(defaults)}. What the loss uses can be a trimtab.LossKnob."
         )

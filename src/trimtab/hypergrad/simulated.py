@@ -21,8 +21,8 @@ from trimtab.rules import Rule
 from trimtab.signals import is_reading
 from trimtab.task import Batch
 
-Losses = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]
-"""``[B]`` training losses of members with given parameters and buffers, each on its own examples."""
+Losses = Callable[[dict[str, Tensor], dict[str, Tensor], Batch, dict[str, Tensor]], Tensor]
+"""``[B]`` training losses of members with given parameters, buffers, examples, ``[B]`` values of the loss's knobs."""
 HeldOut = Callable[[Tensor, dict[str, Tensor]], Tensor]
 """Of given weights and buffers."""
 
@@ -36,6 +36,7 @@ class Simulated:
         layout: where parts and sites lie.
         panel: the knobs.
         every: steps between readings.
+        of_loss: those that the loss has and the rule has not.
         losses: computes the training loss.
         held_out: gives the held-out loss's ``[B, n]`` gradient.
         held_out_loss: gives that loss, ``[B]``.
@@ -49,12 +50,13 @@ class Simulated:
         *,
         panel: Panel,
         every: int,
+        of_loss: tuple[str, ...],
         losses: Losses,
         held_out: HeldOut,
         held_out_loss: HeldOut,
     ) -> None:
         self._estimator, self._rule, self._layout, self._panel = estimator, rule, layout, panel
-        self._every, self._losses = every, losses
+        self._every, self._losses, self._of_loss = every, losses, of_loss
         self._held_out, self._held_out_loss = held_out, held_out_loss
 
     def forget(self, mask: Tensor, copies: Copies, memory: Memory) -> Memory:
@@ -98,11 +100,14 @@ class Simulated:
             lambda v: self._layout.values(v, self._panel.names),
             grad.detach(),
             after.weights.detach(),
-            gradient=lambda weights, seen: self._curve(weights, before.buffers, batch if seen is None else seen),
+            gradient=lambda weights, seen, used: self._curve(
+                weights, before.buffers, batch if seen is None else seen, used
+            ),
             held_out=lambda weights: self._held_out(weights, after.buffers),
             held_out_loss=lambda weights: self._held_out_loss(weights, after.buffers),
             batch=batch,
             factors=factors_in(memory),
+            of_loss=self._of_loss,
         )
         return self._estimator.follow(
             step, self._estimator.start(self._form(before)) if memory is None else memory, is_due=is_due
@@ -125,8 +130,9 @@ class Simulated:
     def _form(self, copies: Copies) -> Form:
         return Form(copies.weights, copies.slots, self._layout, len(self._layout.bounds), len(self._panel))
 
-    def _curve(self, weights: Tensor, buffers: dict[str, Tensor], batch: Any) -> Curve:
+    def _curve(self, weights: Tensor, buffers: dict[str, Tensor], batch: Any, values: Tensor) -> Curve:
         leaves = {name: leaf.detach().requires_grad_() for name, leaf in self._layout.leaves(weights).items()}
-        losses = self._losses(leaves, {name: b.clone() for name, b in buffers.items()}, batch)
-        found = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=True)
-        return Curve(list(leaves.values()), found)
+        own = [values[:, 0, self._panel.names.index(name)].detach().to(weights) for name in self._of_loss]
+        knobs = {name: knob.clone().requires_grad_() for name, knob in zip(self._of_loss, own, strict=True)}
+        losses = self._losses(leaves, {name: b.clone() for name, b in buffers.items()}, batch, knobs)
+        return Curve.of(losses.sum(), list(leaves.values()), knobs)

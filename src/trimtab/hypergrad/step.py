@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimtab.errors import SignalError
 from trimtab.hypergrad.batches import first, mixed
-from trimtab.hypergrad.products import Curve, Pulled, Pushed, twice
+from trimtab.hypergrad.products import Curve, Made, Pulled, Pushed, answered
 from trimtab.knobs import Panel
 from trimtab.layout import Layout
 from trimtab.rules import Rule, Slots, Values, load_forward_mode, tangents
@@ -29,8 +29,8 @@ from trimtab.rules import Rule, Slots, Values, load_forward_mode, tangents
 NO_HELD_OUT = "This hypergradient is of the validation loss: give `validation_loss=`."
 
 
-Gradient = Callable[[Tensor, Any], Curve]
-"""Differentiates the training loss at weights ``[B, n]`` on a batch (None: the one that was just seen)."""
+Gradient = Callable[[Tensor, Any, Tensor], Curve]
+"""Differentiates the training loss at weights ``[B, n]``, on a batch (None: the last), with values ``[B, S, K]``."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Step:
         curve: the gradient with its graph, where it is there already.
         examples_axis: of the batch's tensors: 1 behind members, 0 live.
         factors: ``[B, n]`` that the update of each parameter is multiplied by; None: 1.
+        of_loss: the knobs that the loss has and the update has not; in the first site.
     """
 
     rule: Rule
@@ -72,13 +73,13 @@ class Step:
     curve: Curve | None = None
     examples_axis: int = 1
     factors: Tensor | None = None
+    of_loss: tuple[str, ...] = ()
 
     def at(self, weights: Tensor, batch: Any = None) -> Step:
         """Give the same step from other weights ``[B, n]``, on another batch if one is given; slots and values stay."""
         batch = self.batch if batch is None else batch
-        curve = self._differentiated(weights, batch)
-        grad = torch.cat([g.detach().reshape(len(weights), -1) for g in curve.grads], 1)
-        return replace(self, weights=weights.detach(), grad=grad, batch=batch, curve=curve)
+        curve = self._differentiated(weights, batch, self.values)
+        return replace(self, weights=weights.detach(), grad=_row(curve, weights), batch=batch, curve=curve)
 
     def fewer(self, examples: int) -> Step:
         """Give the same step with the curvature of the batch's first examples only; its gradient stays.
@@ -146,11 +147,7 @@ class Step:
             SignalError: the loss cannot be computed again, or not be differentiated twice.
         """
         curve = self._curve
-        pairs = [(g, v) for g, v in zip(curve.grads, self.layout.pieces(vectors), strict=True) if g.requires_grad]
-        if not pairs:  # a loss that is linear in the weights
-            return torch.zeros_like(vectors)
-        rows = [v.reshape(g.shape).to(g) for g, v in pairs]
-        found = twice([g for g, _ in pairs], curve.leaves, rows)
+        found = curve.times(self.layout.pieces(vectors), curve.leaves)
         return torch.cat([part.reshape(len(vectors), -1) for part in found], 1).to(vectors)
 
     def pull(self, row: Tensor, row_slots: Sequence[Slots] | None = None) -> Pulled:
@@ -164,12 +161,12 @@ class Step:
             The products, the curvature included.
         """
         made = self._rule_made
-        outputs, rows = _answered(made, row, row_slots or ())
+        outputs, rows = answered(made, row, row_slots or ())
         slots = [s for part in made.slots for s in part.values()]
         inputs = [made.grad, made.weights, made.values, *(slots if row_slots is not None else ())]
         found = torch.autograd.grad(outputs, inputs, rows, retain_graph=True, allow_unused=True, materialize_grads=True)
         by_grad, by_weights, by_values = found[:3]
-        weights = by_weights + self.curvature(by_grad)
+        weights, by_values = by_weights + self.curvature(by_grad), by_values + self._by_loss_knobs(by_grad)
         if row_slots is None:
             return Pulled(weights, None, by_values)
         at = iter(found[3:])
@@ -178,19 +175,23 @@ class Step:
     def pull_values(self, row: Tensor, row_slots: Sequence[Slots] = ()) -> Tensor:
         """Give ``row^T dF/dv``, ``[B, S, K]``: :meth:`pull` without the curvature, which it does not need."""
         made = self._rule_made
-        outputs, rows = _answered(made, row, row_slots)
-        return torch.autograd.grad(
-            outputs, made.values, rows, retain_graph=True, allow_unused=True, materialize_grads=True
-        )[0]
+        outputs, rows = answered(made, row, row_slots)
+        by_grad, by_values = torch.autograd.grad(
+            outputs, [made.grad, made.values], rows, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return by_values + self._by_loss_knobs(by_grad)
 
     def by_values(self) -> Tensor:
         """Give ``[B, K, n]``: each new weight's derivative by the values of its own site, in forward mode."""
         cut = zip(
             self.layout.cut(self.grad), self.slots, self.layout.cut(self.weights), self.spread(self.values), strict=True
         )
-        rows = [tangents(self.rule, g, s, w, v, self.panel.names).flatten(2) for g, s, w, v in cut]
+        names = [name for name in self.panel.names if name not in self.of_loss]
+        rows = [tangents(self.rule, g, s, w, v, names).flatten(2) for g, s, w, v in cut]
         found = torch.cat(rows, 2).transpose(0, 1)
-        return found if self.factors is None else found * self.factors[:, None]
+        found = found if self.factors is None else found * self.factors[:, None]
+        own = dict(zip((*names, *self.of_loss), [*found.unbind(1), *self._after_loss_knobs()], strict=True))
+        return torch.stack([own[name] for name in self.panel.names], 1)
 
     def by_rates(self, row: Tensor) -> Tensor:
         """Give ``row^T dF/da``, ``[B, n]``, where ``10^a`` is what each parameter's update is multiplied by."""
@@ -209,6 +210,10 @@ class Step:
         """
         load_forward_mode()
         bent = torch.stack([self.curvature(column) for column in columns.unbind(1)], 1)
+        for name, column in zip(self.of_loss, self._loss_columns, strict=True):
+            share = seeds[..., self.panel.names.index(name)].transpose(0, 1)  # [J, B, S]
+            wide = torch.stack([self.layout.spread(one) for one in share], 1)
+            bent = bent + column[:, None] * wide.to(column)
         primals = (self.grad, self.weights, self.slots, self.values)
 
         def along(bent: Tensor, column: Tensor, slots: tuple[Slots, ...], seed: Tensor) -> Any:
@@ -221,8 +226,11 @@ class Step:
 
     def applied(self, values: Tensor, slots: tuple[Slots, ...] | None = None) -> tuple[Tensor, tuple[Slots, ...]]:
         """Take the step with other values ``[B, S, K]``, and other slots if given: new weights ``[B, n]`` and slots."""
+        grad = self.grad
+        if self.of_loss:
+            grad = _row(self._differentiated(self.weights, self.batch, values), self.weights)
         with torch.no_grad():
-            return self._applied(self.grad, self.weights, self.slots if slots is None else slots, values)
+            return self._applied(grad, self.weights, self.slots if slots is None else slots, values)
 
     def _applied(
         self, grad: Tensor, weights: Tensor, slots: tuple[Slots, ...], values: Tensor
@@ -241,16 +249,41 @@ class Step:
 
     @cached_property
     def _curve(self) -> Curve:
-        return self._differentiated(self.weights, self.batch) if self.curve is None else self.curve
+        return self._differentiated(self.weights, self.batch, self.values) if self.curve is None else self.curve
 
-    def _differentiated(self, weights: Tensor, batch: Any) -> Curve:
+    def _differentiated(self, weights: Tensor, batch: Any, values: Tensor) -> Curve:
         if self.gradient is None:
             raise SignalError("This hypergradient needs the curvature of the training loss: give `loss_fn=`.")
         with torch.enable_grad():
-            return self.gradient(weights.detach(), batch)
+            return self.gradient(weights.detach(), batch, values)
+
+    def _by_loss_knobs(self, by_grad: Tensor) -> Tensor:
+        """``[B, S, K]``: a row before the gradient, times the gradient's derivative by the loss's knobs."""
+        found = torch.zeros_like(self.values)
+        if not self.of_loss:
+            return found
+        parts = self._curve.times(self.layout.pieces(by_grad), self._curve.knobs)
+        for name, part in zip(self.of_loss, parts, strict=True):
+            found[:, 0, self.panel.names.index(name)] = part.reshape(-1).to(found)
+        return found
 
     @cached_property
-    def _rule_made(self) -> _Made:
+    def _loss_columns(self) -> list[Tensor]:
+        """``[B, n]`` a knob of the loss: the gradient's derivative by it."""
+        return self._curve.columns(len(self.weights)) if self.of_loss else []
+
+    def _after_loss_knobs(self) -> list[Tensor]:
+        """``[B, n]`` a knob of the loss: the new weights' derivative by it."""
+        if self.of_loss:
+            load_forward_mode()
+
+        def after(grad: Tensor) -> Tensor:
+            return self._applied(grad, self.weights, self.slots, self.values)[0]
+
+        return [torch.func.jvp(after, (self.grad,), (column,))[1] for column in self._loss_columns]
+
+    @cached_property
+    def _rule_made(self) -> Made:
         leaves = [t.detach().requires_grad_() for t in (self.grad, self.weights, self.values)]
         slots = tuple(
             {k: s.detach().clone().requires_grad_(s.is_floating_point()) for k, s in part.items()}
@@ -258,25 +291,9 @@ class Step:
         )
         with torch.enable_grad():
             after, new_slots = self._applied(leaves[0], leaves[1], slots, leaves[2])
-        return _Made(leaves[0], leaves[1], slots, leaves[2], after, new_slots)
+        return Made(leaves[0], leaves[1], slots, leaves[2], after, new_slots)
 
 
-class _Made(NamedTuple):
-    """The rule's graph: what went in, as leaves, and what came out."""
-
-    grad: Tensor
-    weights: Tensor
-    slots: tuple[Slots, ...]
-    values: Tensor
-    after: Tensor
-    new_slots: tuple[Slots, ...]
-
-
-def _answered(made: _Made, row: Tensor, row_slots: Sequence[Slots]) -> tuple[list[Tensor], list[Tensor]]:
-    """Give what came out of a rule and has a graph, and what stands before each."""
-    outputs, rows = [made.after], [row]
-    for new, given in zip(made.new_slots, row_slots, strict=False):
-        wanted = [name for name in given if new[name].requires_grad]
-        outputs += [new[name] for name in wanted]
-        rows += [given[name].to(new[name]) for name in wanted]
-    return outputs, rows
+def _row(curve: Curve, weights: Tensor) -> Tensor:
+    """``[B, n]``: a gradient without its graph."""
+    return torch.cat([g.detach().reshape(len(weights), -1) for g in curve.grads], 1)
