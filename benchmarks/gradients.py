@@ -32,9 +32,9 @@ from trimtab.rules import AdamW
 from trimtab.teach import Exercise, Genome, Lesson
 from trimtab.teach.ascent import gradient
 from trimtab.teach.draw import Draw
-from trimtab.teach.exercise import sketch
 from trimtab.teach.fitness import held_out
 from trimtab.teach.journey import begun, piece
+from trimtab.teach.sketch import sketch
 from trimtab.teach.unroll import Unroll, clipped, cut_loose, slopes_of
 
 RESULTS = Path(__file__).parent.parent / "results"

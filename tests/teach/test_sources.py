@@ -21,9 +21,9 @@ from trimtab.tasks.fashion_mlp import FashionMLP
 from trimtab.teach import Distribution, Exercise, read_course
 from trimtab.teach.draw import Draw
 from trimtab.teach.examination import Grids
-from trimtab.teach.exercise import Sketch, sketch
 from trimtab.teach.fitness import Grid
 from trimtab.teach.networks import FAMILIES
+from trimtab.teach.sketch import Sketch, sketch
 from trimtab.teach.sources import FILES, FLAT, INVENTED, SIZES, SOURCES, SQUARE, Source, among, examples
 
 ASKED: tuple[Source, ...] = ("fashion", "concrete", "power-plant", "yacht")

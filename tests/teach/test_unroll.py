@@ -20,8 +20,8 @@ from trimtab.rollout import Voyage
 from trimtab.rules import SGD, AdamW, Rule
 from trimtab.teach import Distribution, Exercise, Genome, Lesson, Unroll
 from trimtab.teach.draw import Draw
-from trimtab.teach.exercise import sketch
 from trimtab.teach.journey import Journeys
+from trimtab.teach.sketch import sketch
 from trimtab.teach.unroll import clipped, slopes_of
 
 LR = Panel.of(["lr"])

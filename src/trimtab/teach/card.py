@@ -68,8 +68,9 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             f"{done} of {planned} generations done.",
             f"- **Cost**: {cpu / 60:.1f} core-minutes, examinations included.",
             *(f"- **{name.capitalize()}**: {text}" for name, text in origin.items()),
-            f"- **Score**: median regret {last['median']:.3f}, 90th percentile {last['ninety']:.2f}, worst "
-            f"{last['worst']:.1f}; lost {last['lost']:.1%}; {last['restores']:.2f} restores a run.",
+            f"- **Score**: median regret {last['median']:.3f}, geometric mean {last['mean']:.3f}, 90th percentile "
+            f"{last['ninety']:.2f}, worst {last['worst']:.1f}; lost {last['lost']:.1%}; {last['restores']:.2f} "
+            "restores a run.",
             "",
             f"Regret is the held-out loss at the end over that of the best of 39 static runs of the same lesson "
             f"(constant, cosine, linear, each from 13 learning rates over 1e-6 to 10); over "
@@ -95,8 +96,12 @@ def _table(curve: Sequence[Mapping[str, float]]) -> list[str]:
     stride = -(-len(curve) // ROWS)
     kept = [point for place, point in enumerate(curve) if place % stride == 0 or place == len(curve) - 1]
     rows = [
-        f"| {int(p['generation'])} | {p['core_minutes']:.1f} | {p['median']:.3f} | {p['ninety']:.2f} | "
-        f"{p['worst']:.1f} | {p['lost']:.1%} |"
+        f"| {int(p['generation'])} | {p['core_minutes']:.1f} | {p['median']:.3f} | {p['mean']:.3f} | "
+        f"{p['ninety']:.2f} | {p['worst']:.1f} | {p['lost']:.1%} |"
         for p in kept
     ]
-    return ["| generation | core-minutes | median | 90 % | worst | lost |", "|---|---|---|---|---|---|", *rows]
+    return [
+        "| generation | core-minutes | median | mean | 90 % | worst | lost |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+    ]

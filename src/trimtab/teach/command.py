@@ -68,7 +68,8 @@ class _View:
         point = news.point
         line = (
             f"generation {news.number} of {news.generations}, {news.minutes:.1f} min; at {point['generation']:.0f}: "
-            f"median regret {point['median']:.3f}, 90 % {point['ninety']:.2f}, lost {point['lost']:.1%}"
+            f"median regret {point['median']:.3f}, mean {point['mean']:.3f}, "
+            f"90 % {point['ninety']:.2f}, lost {point['lost']:.1%}"
         )
         if self._is_live:
             self._stream.write(f"\r\x1b[K{line}")

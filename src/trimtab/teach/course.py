@@ -98,7 +98,6 @@ class Course:
         self.distribution()
         self.beginning()
         laws = {
-            "`[distribution] name` must be 'teach-v1'": self.tables["distribution"]["name"] == Distribution.name,
             "`[policy] sites` must be 'run', 'layer' or 'block'": self.by in {"run", "layer", "block"},
             "`[examination]` needs `every >= 1` and `lessons >= 1`": min(self.tables["examination"].values()) >= 1,
             "`[budget] minutes` must not be negative": self.minutes >= 0,
@@ -168,6 +167,7 @@ class Course:
             self.tables[""]["seed"],
             table["pool"],
             tuple(table["sources"]),
+            table["name"],
         )
 
     def teacher(self, baseline: Baseline | None) -> Teacher:

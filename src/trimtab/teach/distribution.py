@@ -1,4 +1,4 @@
-"""Distribution: the lessons that a controller is taught on, ``teach-v1``.
+"""Distribution: the lessons that a controller is taught on, ``teach-v1`` or ``teach-v2``.
 
 A lesson is an exercise, an optimizer, a horizon and where the knobs begin. All of it follows from the lesson's number.
 `docs/teaching.md` states the laws of the draw; a change to them is a new version.
@@ -23,10 +23,12 @@ from trimtab.rules import SGD, Adam, AdamW, Rule
 from trimtab.sites import sites_of
 from trimtab.teach.draw import Draw, mixed
 from trimtab.teach.exercise import Exercise
+from trimtab.teach.sketch import KINDS, NEEDED
 from trimtab.teach.sources import FLAT, SOURCES, Source, require
 
-LESSON, STARTS, SEED = 11, 12, 13  # what a lesson's draws are for
+LESSON, STARTS, SEED, KIND = 11, 12, 13, 14  # what a lesson's draws are for
 LR_RANGE = (1e-6, 10.0)  # seven decades, the upper end that of the standard knob
+LONG = (1000, 3000)  # the shortest and the longest horizon of clean lessons
 RESERVED = 10_000  # lessons below are for examinations and are never taught on
 LOOKS = 20  # times the controller sees the validation loss, in lessons where it does
 SHARE_SEEING = 0.5  # of lessons, in which the controller sees validation losses
@@ -131,6 +133,7 @@ class Distribution:
         pool: how many lessons there are to teach on, in turn; 0: no end of them.
         sources: names in :data:`trimtab.teach.sources.FLAT`; with others than the usual ones, which every machine
             has, a lesson's number means another lesson.
+        name: "teach-v1", or "teach-v2", in which some lessons are of other kinds; `horizons` is not for clean ones.
 
     Raises:
         TaskError: a setting is out of range.
@@ -147,12 +150,13 @@ class Distribution:
     seed: int = 0
     pool: int = 0
     sources: tuple[Source, ...] = SOURCES
-
-    name = "teach-v1"
+    name: str = "teach-v1"
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        needed = NEEDED if len(KINDS.get(self.name, {})) > 1 else ()
         laws = {
+            f"`name` out of {', '.join(KINDS)}, got {self.name!r}": self.name in KINDS,
             f"`horizons` as two whole numbers, 10 <= shortest <= longest, got {list(self.horizons)}": (
                 len(self.horizons) == 2 and 10 <= self.horizons[0] <= self.horizons[1]
             ),
@@ -164,6 +168,7 @@ class Distribution:
             f"`sources` out of {', '.join(FLAT)}, got {list(self.sources)}": (
                 len(self.sources) > 0 and set(self.sources) <= set(FLAT)
             ),
+            f"{' and '.join(needed)} among the `sources` of {self.name}": set(needed) <= set(self.sources),
         }
         for law, holds in laws.items():
             if not holds:
@@ -180,12 +185,13 @@ class Distribution:
         return tuple(self._lesson(number) for number in range(min(count, RESERVED)))
 
     def _lesson(self, number: int) -> Lesson:
+        kind = Draw(number, KIND).weighted(KINDS[self.name])
         draw = Draw(number, LESSON)
-        horizon = draw.log_whole(*self.horizons)
+        horizon = draw.log_whole(*(LONG if kind == "clean" else self.horizons))
         every = max(10, horizon // LOOKS // 10 * 10)
         return Lesson(
             number,
-            Exercise(number, self.sources),
+            Exercise(number, self.sources, kind),
             RULES[draw.one_of(self.rules)](draw),
             horizon,
             validate_every=every if draw.uniform() < SHARE_SEEING else None,

@@ -37,6 +37,7 @@ class Mark:
         median: of the regrets, ratios to the best static run.
         ninety: their 90th percentile.
         worst: the largest.
+        mean: their geometric mean, which no lesson's difficulty hides from.
         lost: share of runs that ended more than a tenth above the best constant answer's loss, or nowhere.
         restores: mean number of times that the guard went back.
     """
@@ -44,6 +45,7 @@ class Mark:
     median: float
     ninety: float
     worst: float
+    mean: float
     lost: float
     restores: float
 
@@ -88,7 +90,7 @@ class Grids:
         return self.of(lesson).cost
 
     def _key(self, lesson: Lesson) -> str:
-        which = lesson.number if lesson.task.sources == SOURCES else lesson.task.name
+        which = lesson.number if (lesson.task.sources, lesson.task.kind) == (SOURCES, "usual") else lesson.task.name
         return f"{which} {lesson.horizon} {lesson.rule!r} {self._seeds}"
 
     def save(self) -> None:
@@ -135,6 +137,7 @@ class Examination:
             float(regrets.median()),
             float(regrets.quantile(0.9)),
             float(regrets.max()),
+            float(regrets.log().mean().exp()),
             float((ends > LOST).double().mean()),
             float(restores.mean()),
         )

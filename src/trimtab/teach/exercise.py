@@ -2,7 +2,6 @@
 
 Most of them are random teachers (a tanh network that names classes or estimates a number), the rest real sets, thinned
 and with some labels spoilt; perceptrons mostly, and small convolutional, recurrent and attention networks.
-`docs/teaching.md` lists the laws of the draw.
 
 Letters: ``n`` examples of a batch, ``N`` of a split, ``D`` inputs, ``C`` classes.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
@@ -22,53 +20,23 @@ from trimtab.task import Batch, Model, Reference, Split
 from trimtab.tasks import classification
 from trimtab.tasks.seeded import build_seeded
 from trimtab.teach.draw import Draw
-from trimtab.teach.networks import ACTIVATIONS, FAMILIES, SIDE, Family, network
-from trimtab.teach.sources import FLAT, INVENTED, SCORED, SIZES, SOURCES, SQUARE, Source, among, examples
+from trimtab.teach.networks import network
+from trimtab.teach.sketch import Kind, sketch
+from trimtab.teach.sources import FLAT, INVENTED, SCORED, SOURCES, examples
 
-SKETCH, DATA = 1, 2  # what an exercise's two generators are for
-LARGE = 0.6  # share of random teachers that name 3,000 examples or more, which a small network does not learn by heart
+DATA = 2  # what the examples' generator is for
 SEEN = 300  # validation examples at most: looks at more would cost more than the training
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """What an exercise is.
-
-    Attributes:
-        family: what network.
-        source: where its examples come from.
-        rows: examples for training and validation (of real data: of all three splits).
-        inputs: ``D``; of real data, as many as it has.
-        classes: ``C``; of real data, as many as it has; 1 for a number.
-        noise: share of labels replaced by a random one; for numbers the deviation of the noise added.
-        widths: units of the hidden layers.
-        activation: a name in :data:`ACTIVATIONS`.
-        gain: factor on the first weights.
-        has_norm: whether batch norm stands before each activation.
-        batch_size: ``n``.
-    """
-
-    family: Family
-    source: Source
-    rows: int
-    inputs: int
-    classes: int
-    noise: float
-    widths: tuple[int, ...]
-    activation: str
-    gain: float
-    has_norm: bool
-    batch_size: int
 
 
 @final
 class Exercise:
-    """A task of the distribution ``teach-v1``; pickled as its seed and sources.
+    """A task of the distributions ``teach-v1`` and ``teach-v2``; pickled as its seed, sources and kind.
 
     Args:
         seed: everything follows from it.
         sources: names in :data:`trimtab.teach.sources.FLAT`, in any order; others than the usual ones are another
             exercise of another name.
+        kind: one of ``teach-v2``'s; see :func:`trimtab.teach.sketch.sketch`.
 
     Example:
         >>> Exercise(3).name
@@ -80,19 +48,20 @@ class Exercise:
     noise_shape: tuple[int, ...] | None = None
     reference: Reference = Reference(math.nan, math.nan, math.nan, "None: nobody has tuned anything here.")
 
-    def __init__(self, seed: int, sources: Iterable[str] = SOURCES) -> None:
+    def __init__(self, seed: int, sources: Iterable[str] = SOURCES, kind: Kind = "usual") -> None:
         asked = set(sources)
-        self.seed, self.sources = seed, tuple(source for source in FLAT if source in asked)
-        self.sketch = sketch(seed, self.sources)
+        self.seed, self.sources, self.kind = seed, tuple(source for source in FLAT if source in asked), kind
+        self.sketch = sketch(seed, self.sources, kind)
         drawn_from = "" if self.sources == SOURCES else "-" + "-".join(self.sources)
+        drawn_from += "" if kind == "usual" else f"-{kind}"
         self.name = f"teach-{seed}{drawn_from}-v1"
-        self.card = f"An exercise of teach-v1, drawn from seed {seed}, its splits too: {self.sketch}."
+        self.card = f"A {kind} exercise, drawn from seed {seed}, its splits too: {self.sketch}."
         self.batch_size = self.sketch.batch_size
         self.metric = "rmse" if self.sketch.classes == 1 else "accuracy"
 
-    def __reduce__(self) -> tuple[type[Exercise], tuple[int] | tuple[int, tuple[str, ...]]]:
-        """Pickle the seed, and the sources where they are not the usual ones."""
-        return Exercise, (self.seed,) if self.sources == SOURCES else (self.seed, self.sources)
+    def __reduce__(self) -> tuple[type[Exercise], tuple[int, tuple[str, ...], Kind]]:
+        """Pickle what it is drawn from."""
+        return Exercise, (self.seed, self.sources, self.kind)
 
     @cached_property
     def chance(self) -> float:
@@ -139,36 +108,3 @@ class Exercise:
             "test": slice(train + val, None),
         }
         return {split: (x[rows].float(), y[rows]) for split, rows in bounds.items()}
-
-
-def sketch(seed: int, sources: Iterable[str] = SOURCES) -> Sketch:
-    """Draw what an exercise is, without its data; a perceptron where no source gives 8 by 8."""
-    draw = Draw(seed, SKETCH)
-    family: Family = draw.weighted(FAMILIES)
-    if not (square := among(SQUARE, sources)):
-        family = "mlp"
-    source: Source = draw.weighted(among(FLAT, sources) if family == "mlp" else square)
-    is_large = draw.uniform() < LARGE
-    rows = draw.log_whole(3000, 6000) if is_large else draw.log_whole(150, 3000)
-    inputs, classes = draw.whole(10, 40), 1 if source == "numbers" else draw.whole(2, 10)
-    inputs = inputs if family == "mlp" else SIDE**2
-    if source in SIZES:
-        most, inputs, classes = SIZES[source]
-        rows = draw.log_whole(max(150, most // 2), most)
-    is_clean = draw.uniform() < (0.4 if source in INVENTED else 0.5)
-    batches = (16, 32, 64, 128 if rows >= 300 else 64) if family == "mlp" else (8, 16, 32)
-    widest = {"mlp": 64, "cnn": 12, "gru": 24, "attention": 16}[family]
-    narrowest = 4 if family == "cnn" else 8
-    return Sketch(
-        family,
-        source,
-        rows,
-        inputs,
-        classes,
-        0.0 if is_clean else draw.log_uniform(0.02, 0.5),
-        widths=tuple(draw.log_whole(narrowest, widest) for _ in range(draw.whole(1, 3))),
-        activation=draw.one_of(tuple(ACTIVATIONS)),
-        gain=draw.one_of((0.25, 0.5, 1.0, 1.0, 2.0, 4.0)),
-        has_norm=draw.uniform() < 0.2,
-        batch_size=draw.one_of(batches),
-    )

@@ -25,7 +25,7 @@ from trimtab.teach.examination import Examination, Grids
 from trimtab.whole import written_whole
 from trimtab.workers import Metered, Spread
 
-FORMAT = "trimtab-teaching-1"
+FORMAT = "trimtab-teaching-2"
 SAVE_EVERY = 60.0  # seconds
 Tell = Callable[["News"], None]
 Point = dict[str, float]
@@ -237,5 +237,5 @@ def _draw(board: Any, news: News) -> None:
     for name, value in news.record.items():
         board.add_scalar(f"generation/{name}", value, news.number)
     if news.is_examined:
-        for name in ("median", "ninety", "worst", "lost", "restores"):
+        for name in ("median", "ninety", "worst", "mean", "lost", "restores"):
             board.add_scalar(f"examination/{name}", news.point[name], news.number)

@@ -1,0 +1,103 @@
+"""Laws of teach-v2: its kinds come in their shares and keep to the page, and teach-v1's lessons are what they were."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+
+from trimtab.contracts import TaskContract
+from trimtab.errors import TaskError
+from trimtab.knobs import Panel
+from trimtab.stream import Stream
+from trimtab.teach import Distribution, Exercise
+from trimtab.teach.distribution import LONG
+from trimtab.teach.examination import Grids
+from trimtab.teach.fitness import Grid
+from trimtab.teach.sketch import CHANGES, KINDS, Kind, sketch
+from trimtab.teach.sources import FLAT
+
+LR = Panel.of(["lr"])
+ALL = tuple(source for source in FLAT if source != "fashion")
+OTHER: tuple[Kind, ...] = ("clean", "image", "few")
+
+
+class TestKinds(TaskContract):
+    """Exercises of every kind keep the promises of any task."""
+
+    @pytest.fixture(params=OTHER)
+    def task(self, request: pytest.FixtureRequest) -> Exercise:
+        """One of each kind."""
+        return Exercise(4, kind=request.param)
+
+
+def test_kinds_come_in_their_shares() -> None:
+    """Of six hundred lessons each kind has its share within four standard errors; clean ones alone are long."""
+    lessons = [Distribution((60, 100), name="teach-v2").taught(count) for count in range(600)]
+    for kind, share in KINDS["teach-v2"].items():
+        mine = [lesson for lesson in lessons if lesson.task.kind == kind]
+        assert abs(len(mine) / 600 - share) < 4 * math.sqrt(share * (1 - share) / 600)
+        low, high = LONG if kind == "clean" else (60, 100)
+        assert all(low <= lesson.horizon <= high for lesson in mine)
+    assert {"usual"} == {Distribution().taught(count).task.kind for count in range(50)}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_kinds_keep_to_the_page(kind: Kind) -> None:
+    """Two hundred sketches of a kind lie within the ranges of the page."""
+    drawn = [sketch(number, ALL, kind) for number in range(200)]
+    noise = {"clean": (0.0, 0.05), "image": (0.0, 0.0), "few": (0.2, 1.5)}[kind]
+    rows = {"clean": (308, 3000), "image": (598, 3000), "few": (150, 500)}[kind]
+    batches = {"clean": (32, 256), "image": (16, 64), "few": (16, 64)}[kind]
+    assert {"cnn" if kind == "image" else "mlp"} == {one.family for one in drawn}
+    for one in drawn:
+        assert noise[0] <= one.noise <= noise[1]
+        assert rows[0] <= one.rows <= rows[1]
+        assert batches[0] <= one.batch_size <= batches[1]
+        assert one.batch_size <= one.rows // 2
+        assert (kind == "image") == (one.inputs == 64)
+        assert kind != "clean" or one.classes == 1
+    expected = {"clean": {"numbers", "concrete", "power-plant", "yacht"}, "image": {"digits", "classes"}}
+    assert expected.get(kind, {"numbers", "classes"}) == {one.source for one in drawn}
+
+
+def test_every_kind_takes_a_step() -> None:
+    """The first forty lessons build, and a step at 1e-3 moves two members' weights to finite losses of their own."""
+    for lesson in Distribution(name="teach-v2").examined(40):
+        plant, seeds = lesson.plant(LR), lesson.seeds(2)
+        values = torch.full((2, 1, 1), 1e-3, dtype=torch.float64)
+        _, losses, _, _ = plant.step(plant.start(seeds), values, Stream(lesson.task, seeds).next(), 1, None)
+        assert bool(losses.isfinite().all()), lesson
+        assert float(losses[0]) != float(losses[1])
+
+
+def test_a_kind_has_a_name_and_grids_of_its_own() -> None:
+    """An exercise of another kind is another task, through pickle too, and its static runs are kept apart."""
+    names = {Exercise(4, kind=kind).name for kind in ("usual", *OTHER)}
+    assert 4 == len(names)
+    copy = pickle.loads(pickle.dumps(Exercise(4, kind="few")))
+    assert copy.name == "teach-4-few-v1"
+    assert set(CHANGES) == set(OTHER)
+    one = next(lesson for lesson in Distribution(name="teach-v2").examined(40) if lesson.task.kind == "image")
+    plain = Distribution().examined(40)[one.number]
+    assert plain.horizon == one.horizon
+    made: list[str] = []
+    grids = Grids(LR)
+
+    def told(call: object, problems: list) -> list[Grid]:
+        made.extend(lesson.task.name for lesson, _, _ in problems)
+        return [Grid(0.0, 0.0, "constant", 1.0) for _ in problems]
+
+    grids.prepare([one], told)
+    grids.prepare([plain], told)
+    assert [one.task.name, plain.task.name] == made
+
+
+def test_what_does_not_hold_is_told() -> None:
+    """Another name is refused, and sources without the random teachers that the kinds need."""
+    with pytest.raises(TaskError, match="`name` out of teach-v1, teach-v2, got 'teach-v3'"):
+        Distribution(name="teach-v3")
+    with pytest.raises(TaskError, match="classes and numbers among the `sources` of teach-v2"):
+        Distribution(name="teach-v2", sources=("digits",))
