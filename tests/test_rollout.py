@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 
 from trimtab.controllers import Policy, WarmupCosine
+from trimtab.errors import OrderError
 from trimtab.guard import Guard
 from trimtab.knobs import Panel
+from trimtab.passage import Passage
 from trimtab.plant import Plant
-from trimtab.rollout import Passage, Voyage, rollout
+from trimtab.rollout import Voyage, rollout
 from trimtab.rules import SGD, AdamW, Rule
 from trimtab.tasks import task_named
 
@@ -80,3 +83,31 @@ def test_begin_starts_no_step() -> None:
     _, one = voyage(WarmupCosine(), SGD()).advance(passage, 12)
     _, two = voyage(WarmupCosine(), SGD()).advance(passage, 12)
     assert torch.equal(one.losses, two.losses)
+
+
+@pytest.mark.parametrize("rule", [SGD(momentum=0.9), AdamW()], ids=["sgd", "adamw"])
+def test_members_of_different_ages_sail_together(rule: Rule) -> None:
+    """Joined at different ages, whose readings come together, members go on as each does alone (float64)."""
+    plant = Plant(task_named("digits-mlp-v1"), rule, LR, dtype=torch.float64)
+    here = Voyage(plant, WarmupCosine(), horizon=STEPS, guard=Guard(), validate_every=20)
+    value = torch.tensor([1e-2], dtype=torch.float64)[:, None, None]
+    alone = [here.begin(value, [seed]) for seed in SEEDS]
+    ends = [here.advance(passage, STEPS)[0] for passage in alone]
+    aged = [here.advance(passage, age)[0] for passage, age in zip(alone, (20, 10, 20), strict=True)]
+    together, _ = here.advance(Passage.joined(aged), 20)
+    assert [40, 30, 40] == together.clock.tolist()
+    last, _ = here.advance(together.picked([1]), 10)
+    for found, end in ((together.picked([0]), ends[0]), (last, ends[1]), (together.picked([2]), ends[2])):
+        torch.testing.assert_close(found.copies.weights, end.copies.weights, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found.state["memory"]["val"], end.state["memory"]["val"], rtol=1e-12, atol=1e-12)
+        assert torch.equal(found.order["epoch"], end.order["epoch"])
+
+
+@pytest.mark.parametrize("ages", [(10, 15), (1, 11)])
+def test_members_whose_readings_part_do_not_sail_together(ages: tuple[int, int]) -> None:
+    """What cannot be read at the same step is refused, with the ages."""
+    here = voyage(WarmupCosine(), SGD())
+    alone = here.begin(torch.full((1, 1, 1), 0.1, dtype=torch.float64), [0])
+    aged = [replace(here.advance(alone, age)[0], window=()) for age in ages]
+    with pytest.raises(OrderError, match=rf"\[{ages[0]}, {ages[1]}\]"):
+        here.advance(Passage.joined(aged), 5)

@@ -5,6 +5,7 @@ Letters: ``B`` members, ``n`` parameters of a member, ``m`` sampled coordinates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,3 +65,38 @@ def select(mask: Tensor, yes: Any, no: Any) -> Any:
     if yes is None:
         return None
     return torch.where(mask.reshape(-1, *([1] * (yes.dim() - 1))), yes, no)
+
+
+def pick(tree: Any, members: Sequence[int]) -> Any:
+    """Give some members of a tree, in any order, and any of them several times.
+
+    Args:
+        tree: a tensor with leading ``B``, a list with an entry a member, None, or a dict or tuple of such.
+        members: which.
+
+    Returns:
+        A tree of the same form, of as many members.
+
+    Example:
+        >>> pick({"a": torch.tensor([1, 2, 3]), "b": [4, 5, 6]}, [2, 0])
+        {'a': tensor([3, 1]), 'b': [6, 4]}
+    """
+    if isinstance(tree, dict):
+        return {name: pick(entry, members) for name, entry in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(pick(entry, members) for entry in tree)
+    if isinstance(tree, list):
+        return [tree[member] for member in members]
+    return tree if tree is None else tree[torch.as_tensor(members, device=tree.device)]
+
+
+def join(trees: Sequence[Any]) -> Any:
+    """Put trees of the same form, as in :func:`pick`, side by side: the first one's members first."""
+    first = trees[0]
+    if isinstance(first, dict):
+        return {name: join([tree[name] for tree in trees]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(join(entries) for entries in zip(*trees, strict=True))
+    if isinstance(first, list):
+        return [entry for tree in trees for entry in tree]
+    return first if first is None else torch.cat(list(trees))

@@ -19,7 +19,7 @@ from torch import Tensor
 from trimtab.controller import Controller
 from trimtab.copies import select
 from trimtab.errors import OrderError
-from trimtab.features import Features
+from trimtab.features import Features, Memory
 from trimtab.guard import FINE, Guard, Verdict
 from trimtab.knobs import Panel
 from trimtab.signals import Observation, Signals
@@ -93,10 +93,13 @@ class Helm:
         moved: HelmState = _moved(state, values.device)
         return moved
 
-    def values_at(self, state: HelmState, step: int) -> Tensor:
-        """Give ``[B, S, K]``: the values for optimizer step `step` (from 1), the controller's prior included."""
+    def values_at(self, state: HelmState, step: int | Tensor) -> Tensor:
+        """Give ``[B, S, K]``: the values for optimizer step `step` (from 1; ``[B]`` of each), the prior included."""
         values: Tensor = state["values"]
-        return values if self.prior is None else self.values_over(state, step, step)[0]
+        if self.prior is None:
+            return values
+        factors = self.prior[(torch.as_tensor(step) - 1).clamp(max=len(self.prior) - 1)].to(values.device)
+        return self.panel.scaled(values, factors[..., None, :].expand_as(values))
 
     def values_over(self, state: HelmState, first: int, last: int) -> Tensor:
         """Give ``[W, B, S, K]``: the values for steps `first` to `last`, if no decision came between."""
@@ -117,19 +120,38 @@ class Helm:
         Returns:
             The decision and the new state; the new values hold from the next step on.
         """
-        position, values = state["position"], state["values"]
-        features, memory = self.features.see(signals, position, state["move"], self.horizon, state["memory"])
-        seen = Observation(signals, features, position, self._progress(signals))
+        seen, memory = self.see(signals, state)
         move, mind = self.controller.act(seen, state["mind"])
-        turned = self.panel.turn(position, move, signals.step)
+        return self.turn(seen, move, {"memory": memory, "mind": mind}, state)
+
+    def see(self, signals: Signals, state: HelmState) -> tuple[Observation, Memory]:
+        """Give what a controller may know of a reading, and the features' new memory: the first half of `steer`."""
+        position, move = state["position"], state["move"]
+        features, memory = self.features.see(signals, position, move, self.horizon, state["memory"])
+        return Observation(signals, features, position, self._progress(signals)), memory
+
+    def turn(self, seen: Observation, move: Tensor, known: HelmState, state: HelmState) -> tuple[Decision, HelmState]:
+        """Carry a move out, under the guard: the second half of `steer`, whoever has decided.
+
+        Args:
+            seen: what `see` gave.
+            move: ``[B, S, K]``.
+            known: ``memory``, as `see` gave it, and ``mind``, the controller's own.
+            state: as `steer` got it; not changed in place.
+
+        Returns:
+            The decision and the new state.
+        """
+        position, values = state["position"], state["values"]
+        turned = self.panel.turn(position, move, seen.signals.step)
         fresh = self.panel.from_unit(turned)
         if fresh.requires_grad:  # a move of zero leaves the value as it is, bit for bit, but not without a slope
             values = values + (fresh - fresh.detach())
         values = torch.where(turned != position, fresh, values)
-        new: HelmState = {"position": turned, "values": values, "move": move, "memory": memory, "mind": mind}
+        new: HelmState = {"position": turned, "values": values, "move": move, **known}
         verdict = None
         if self.guard is not None:
-            verdict, new = self._under_guard(self.guard, signals, state, new)
+            verdict, new = self._under_guard(self.guard, seen.signals, state, new)
         return Decision(seen, move, new["position"], verdict), new
 
     def _under_guard(self, guard: Guard, signals: Signals, old: HelmState, new: HelmState) -> tuple[Verdict, HelmState]:

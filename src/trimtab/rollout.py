@@ -1,25 +1,27 @@
 """Rollout: a controller drives the plant for a whole run, or a piece of one at a time.
 
-The loop is the live one: step, read, steer. Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``T`` steps, ``W`` steps
-since the last reading.
+The loop is the live one: step, read, steer. :meth:`Voyage.advance` goes on by itself; :meth:`Voyage.sail` stops at each
+reading, for those whose decisions come from outside.
+
+Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``T`` steps, ``W`` steps since the last reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from trimtab.controller import Controller
-from trimtab.copies import Copies, Look
-from trimtab.errors import KnobError
+from trimtab.controller import Controller, State
+from trimtab.copies import Copies
+from trimtab.errors import KnobError, OrderError
 from trimtab.guard import Guard
 from trimtab.helm import Decision, Helm, HelmState, is_restored
+from trimtab.passage import Leg, Passage, Pause
 from trimtab.plant import Plant
-from trimtab.signals import Signals
+from trimtab.signals import EARLY, Signals
 from trimtab.stream import Stream
 
 
@@ -40,40 +42,6 @@ class Rollout:
     decisions: list[Decision]
     copies: Copies
     state: HelmState
-
-
-@dataclass(frozen=True)
-class Passage:
-    """Where a voyage stands between two steps: all that is needed to go on exactly.
-
-    Attributes:
-        step: optimizer steps taken.
-        copies: the members.
-        state: the helm's.
-        kept: the members that the guard would go back to.
-        look: what the last step left for a reading; None where it left nothing.
-        window: ``[B]`` losses since the last reading, oldest first.
-        order: the stream's state.
-    """
-
-    step: int
-    copies: Copies
-    state: HelmState
-    kept: Copies
-    look: Look | None
-    window: tuple[Tensor, ...]
-    order: dict[str, Any]
-
-    def tree(self) -> dict[str, Any]:
-        """Give it as dictionaries, tuples, tensors and numbers, which ``torch.load(weights_only=True)`` reads."""
-        parts = {name: dict(vars(getattr(self, name))) for name in ("copies", "kept")}
-        return {**vars(self), **parts, "look": None if self.look is None else dict(vars(self.look))}
-
-    @classmethod
-    def of_tree(cls, tree: dict[str, Any]) -> Passage:
-        """Take what `tree` gave."""
-        parts = {name: Copies(**tree[name]) for name in ("copies", "kept")}
-        return cls(**{**tree, **parts, "look": None if tree["look"] is None else Look(**tree["look"])})
 
 
 class Voyage:
@@ -120,7 +88,8 @@ class Voyage:
         if tuple(values.shape) != wanted:
             raise KnobError(f"`values` must be [B, S, K] = {list(wanted)}, got {list(values.shape)}.")
         copies, order = self.plant.start(seeds), self._stream(seeds).state_dict()
-        return Passage(0, copies, self.helm.start(values.to(self.plant.device)), copies, None, (), order)
+        clock = torch.zeros(len(seeds), dtype=torch.int64)
+        return Passage(clock, copies, self.helm.start(values.to(self.plant.device)), copies, None, (), order)
 
     def advance(self, passage: Passage, steps: int) -> tuple[Passage, Rollout]:
         """Take optimizer steps.
@@ -132,43 +101,95 @@ class Voyage:
         Returns:
             Where the voyage stands now, and what these steps gave; divergence is in it as numbers, not raised.
         """
-        plant, helm = self.plant, self.helm
-        stream = self._stream([0] * len(passage.copies.weights))
-        stream.load_state_dict(passage.order)
-        copies, state, kept, look = passage.copies, passage.state, passage.kept, passage.look
-        window, last = list(passage.window), passage.step + steps
+        stream, last = self.stream(passage), passage.step + steps
         losses, used, decisions = [], [], []
-        for number in range(passage.step + 1, last + 1):
-            now = helm.values_at(state, number)
-            before = copies
-            copies, loss, look, reading = plant.step(before, now, stream.next(), number, look)
+        while passage.step < last:
+            passage, leg = self.sail(passage, last - passage.step, stream)
+            losses += leg.losses
+            used += leg.values
+            if leg.pause is not None:
+                move, mind = self.helm.controller.act(leg.pause.seen, passage.state["mind"])
+                decision, passage = self.decide(passage, leg.pause, move, mind)
+                decisions.append(decision)
+        done = Rollout(torch.stack(losses), torch.stack(used), decisions, passage.copies, passage.state)
+        return replace(passage, order=stream.state_dict()), done
+
+    def stream(self, passage: Passage) -> Stream:
+        """Give the stream of examples as it was at a passage."""
+        stream = self._stream([0] * len(passage.clock))
+        stream.load_state_dict(passage.order)
+        return stream
+
+    def sail(self, passage: Passage, most: int, stream: Stream) -> tuple[Passage, Leg]:
+        """Take optimizer steps up to the next reading, and read it; the decision is left to :meth:`decide`.
+
+        Args:
+            passage: where the members stand, no reading open; not changed in place. Their clocks are alike, or apart
+                by multiples of `every` and all past the early readings.
+            most: stop after so many steps, also without a reading.
+            stream: gives their examples; moved on, and the passage's `order` left as it is.
+
+        Returns:
+            Where they stand, and what the steps gave.
+
+        Raises:
+            OrderError: the members' readings do not come together.
+        """
+        plant, clock = self.plant, passage.clock
+        copies, look, window = passage.copies, passage.look, list(passage.window)
+        apart = clock - clock[0]
+        if bool(apart.any()) and (int(clock.min()) < EARLY[-1] or bool((apart % plant.every).any())):
+            raise OrderError(f"Members sail together whose readings come together, got {clock.tolist()} steps taken.")
+        losses: list[Tensor] = []
+        used: list[Tensor] = []
+        pause = None
+        while pause is None and len(losses) < most:
+            clock = clock + 1
+            now, before = self.helm.values_at(passage.state, clock), copies
+            copies, loss, look, reading = plant.step(before, now, stream.next(), int(clock[0]), look)
             losses.append(loss)
             used.append(now)
             window.append(loss.detach())
-            if reading is None:
-                continue
-            before = replace(before, buffers=copies.buffers)  # as a live snapshot, taken when the forward pass is over
-            signals = _signals(reading, window, now.detach(), number, self._measured(copies, loss, number))
-            decision, state = helm.steer(signals, state)
-            decisions.append(decision)
-            window = []
-            if is_restored(decision) and decision.verdict is not None:
-                copies = plant.select(decision.verdict.restore, kept, copies)
-                look = plant.forget(decision.verdict.restore, copies, look)
-            if decision.verdict is not None and bool(decision.verdict.keep.any()):
-                kept = plant.select(decision.verdict.keep, before, kept)
-        done = Rollout(torch.stack(losses), torch.stack(used), decisions, copies, state)
-        return Passage(last, copies, state, kept, look, tuple(window), stream.state_dict()), done
+            if reading is not None:
+                before = replace(before, buffers=copies.buffers)  # as a live snapshot, taken after the forward pass
+                signals = _signals(reading, window, now.detach(), clock, self._measured(copies, loss, clock))
+                pause = Pause(*self.helm.see(signals, passage.state), before)
+                window = []
+        done = replace(passage, clock=clock, copies=copies, look=look, window=tuple(window))
+        return done, Leg(losses, used, pause)
+
+    def decide(self, passage: Passage, pause: Pause, move: Tensor, mind: State) -> tuple[Decision, Passage]:
+        """Carry out what was decided at a reading, under the guard.
+
+        Args:
+            passage: where the members stand; not changed in place.
+            pause: the reading.
+            move: ``[B, S, K]``.
+            mind: the controller's new memory.
+
+        Returns:
+            What came of it, and where the members stand then.
+        """
+        plant, copies, kept, look = self.plant, passage.copies, passage.kept, passage.look
+        decision, state = self.helm.turn(pause.seen, move, {"memory": pause.memory, "mind": mind}, passage.state)
+        if is_restored(decision) and decision.verdict is not None:
+            copies = plant.select(decision.verdict.restore, kept, copies)
+            look = plant.forget(decision.verdict.restore, copies, look)
+        if decision.verdict is not None and bool(decision.verdict.keep.any()):
+            kept = plant.select(decision.verdict.keep, pause.before, kept)
+        return decision, replace(passage, copies=copies, state=state, kept=kept, look=look)
 
     def _stream(self, seeds: Sequence[int]) -> Stream:
         return Stream(self.plant.task, seeds, device=self.plant.device, dtype=self.plant.dtype)
 
-    def _measured(self, copies: Copies, loss: Tensor, number: int) -> Tensor | None:
+    def _measured(self, copies: Copies, loss: Tensor, clock: Tensor) -> Tensor | None:
         """Give ``[B]`` validation losses, NaN where it is not time for them, or None."""
         if self._val is None or self.validate_every is None:
             return None
-        is_time = number % self.validate_every == 0
-        return self.plant.evaluate(copies, self._val)[0] if is_time else torch.full_like(loss, torch.nan)
+        is_time = (clock % self.validate_every == 0).to(loss.device)
+        if not bool(is_time.any()):
+            return torch.full_like(loss, torch.nan)
+        return torch.where(is_time, self.plant.evaluate(copies, self._val)[0], torch.nan)
 
 
 def rollout(
@@ -202,10 +223,9 @@ def rollout(
 
 
 def _signals(
-    reading: dict[str, Tensor], losses: Sequence[Tensor], values: Tensor, step: int, val_loss: Tensor | None
+    reading: dict[str, Tensor], losses: Sequence[Tensor], values: Tensor, clock: Tensor, val_loss: Tensor | None
 ) -> Signals:
     """Assemble a reading's record from its statistics, the losses since the last and this step's knob values."""
     window = torch.stack(list(losses), 1).to(torch.float64)
-    steps = torch.full((window.shape[0],), step, dtype=torch.int64, device=window.device)
     statistics = {name: value.to(torch.float64) for name, value in reading.items()}
-    return Signals(step=steps, losses=window, values=values, val_loss=val_loss, **statistics)
+    return Signals(step=clock.to(window.device), losses=window, values=values, val_loss=val_loss, **statistics)

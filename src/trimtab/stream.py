@@ -48,16 +48,16 @@ class Stream:
         self._device, self._dtype = device, dtype
         self._order = [torch.Generator().manual_seed(_mix(seed, ORDER)) for seed in seeds]
         self._noise = [torch.Generator().manual_seed(_mix(seed, NOISE)) for seed in seeds]
-        self._drawn = 0
-        self._epoch = torch.empty(0)
+        self._drawn = [0] * len(self._order)
+        self._epoch = torch.zeros(len(self._order), self._per_epoch, self._size, dtype=torch.int64, device=device)
 
     def next(self) -> Batch:
         """Draw each member's next batch: ``x [B, n, ...]``, ``y [B, n, ...]``, ``noise [B, n, ...]`` or None."""
-        at = self._drawn % self._per_epoch
-        if at == 0:
-            self._epoch = self._shuffle()
-        self._drawn += 1
-        index = self._epoch[:, at]
+        at = [drawn % self._per_epoch for drawn in self._drawn]
+        if 0 in at:
+            self._epoch = self._shuffled([member for member, place in enumerate(at) if place == 0])
+        self._drawn = [drawn + 1 for drawn in self._drawn]
+        index = self._epoch[torch.arange(len(at)), torch.tensor(at)]
         noise = None
         if self._shape is not None:
             shape = (self._size, *self._shape)
@@ -66,9 +66,9 @@ class Stream:
         return Batch(self.x[index], self.y[index], noise)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what is needed to go on exactly: draws so far, this epoch's order, the generators."""
+        """Give what is needed to go on exactly, a member an entry: draws so far, this epoch's order, the generators."""
         return {
-            "drawn": self._drawn,
+            "drawn": list(self._drawn),
             "epoch": self._epoch.cpu(),
             "order": [g.get_state() for g in self._order],
             "noise": [g.get_state() for g in self._noise],
@@ -76,15 +76,16 @@ class Stream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._drawn, self._epoch = state["drawn"], state["epoch"].to(self._device)
+        self._drawn, self._epoch = list(state["drawn"]), state["epoch"].to(self._device)
         for mine, saved in zip(self._order + self._noise, state["order"] + state["noise"], strict=True):
             mine.set_state(saved)
 
-    def _shuffle(self) -> Tensor:
-        """``[B, batches, n]`` indices of one epoch."""
+    def _shuffled(self, members: list[int]) -> Tensor:
+        """``[B, batches, n]`` indices of one epoch, those of some members drawn anew; another tensor than before."""
         whole = self._per_epoch * self._size
-        orders = [torch.randperm(len(self.x), generator=g)[:whole] for g in self._order]
-        return torch.stack(orders).reshape(len(orders), self._per_epoch, self._size).to(self._device)
+        orders = [torch.randperm(len(self.x), generator=self._order[member])[:whole] for member in members]
+        new = torch.stack(orders).reshape(len(orders), self._per_epoch, self._size).to(self._device)
+        return self._epoch.index_copy(0, torch.tensor(members, device=self._epoch.device), new)
 
 
 def _cast(part: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimtab.rollout import Passage, Voyage
+from trimtab.passage import Passage
+from trimtab.rollout import Voyage
 from trimtab.teach.ascent import Ascent, read_ascent
 from trimtab.teach.distribution import Lesson
 from trimtab.teach.fitness import WEIGHTS, relative

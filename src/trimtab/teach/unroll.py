@@ -29,7 +29,8 @@ from trimtab.controllers import Population
 from trimtab.errors import TaskError
 from trimtab.guard import Guard
 from trimtab.knobs import Panel
-from trimtab.rollout import Passage, Voyage
+from trimtab.passage import Passage
+from trimtab.rollout import Voyage
 from trimtab.signals import Observation
 from trimtab.teach.ascent import Ascent, falling
 from trimtab.teach.distribution import Lesson

@@ -16,8 +16,9 @@ from torch import Tensor
 from trimtab.bench.onepass.suite import STEPS, FullBatch, Method, method_named, starts
 from trimtab.controllers import Constant
 from trimtab.hypergrad import estimator_of
+from trimtab.passage import Passage
 from trimtab.plant import Plant
-from trimtab.rollout import Passage, Voyage
+from trimtab.rollout import Voyage
 from trimtab.rules import SGD
 
 MOST, COST_RUNS = 100, 50  # runs at a time: more do not go faster; runs that are timed

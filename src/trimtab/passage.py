@@ -1,0 +1,101 @@
+"""Passage: where members stand between two steps, and what is open between a reading and its decision.
+
+Letters: ``B`` members, ``S`` sites, ``K`` knobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from trimtab.copies import Copies, Look, join, pick
+from trimtab.features import Memory
+from trimtab.helm import HelmState
+from trimtab.signals import Observation, Signals
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Where a voyage stands between two steps: all that is needed to go on exactly.
+
+    Attributes:
+        clock: ``[B]`` int64 on the CPU, optimizer steps that each member has taken.
+        copies: the members.
+        state: the helm's.
+        kept: the members that the guard would go back to.
+        look: what the last step left for a reading; None where it left nothing.
+        window: ``[B]`` losses since the last reading, oldest first.
+        order: the stream's state.
+    """
+
+    clock: Tensor
+    copies: Copies
+    state: HelmState
+    kept: Copies
+    look: Look | None
+    window: tuple[Tensor, ...]
+    order: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken, by the first member's clock."""
+        return int(self.clock[0])
+
+    def tree(self) -> dict[str, Any]:
+        """Give it as dictionaries, tuples, tensors and numbers, which ``torch.load(weights_only=True)`` reads."""
+        parts = {name: dict(vars(getattr(self, name))) for name in ("copies", "kept")}
+        return {**vars(self), **parts, "look": None if self.look is None else dict(vars(self.look))}
+
+    @classmethod
+    def of_tree(cls, tree: dict[str, Any]) -> Passage:
+        """Take what `tree` gave."""
+        parts = {name: Copies(**tree[name]) for name in ("copies", "kept")}
+        return cls(**{**tree, **parts, "look": None if tree["look"] is None else Look(**tree["look"])})
+
+    def picked(self, members: Sequence[int]) -> Passage:
+        """Give where some of the members stand, any of them several times."""
+        return Passage.of_tree(pick(self.tree(), members))
+
+    @classmethod
+    def joined(cls, passages: Sequence[Passage]) -> Passage:
+        """Give where the members of several passages stand, as many steps after a reading."""
+        return cls.of_tree(join([passage.tree() for passage in passages]))
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A reading that waits for its decision.
+
+    Attributes:
+        seen: what a controller may know of it.
+        memory: the features' memory after it.
+        before: the members before the step that was read: what the guard may keep.
+    """
+
+    seen: Observation
+    memory: Memory
+    before: Copies
+
+    def picked(self, members: Sequence[int]) -> Pause:
+        """Give the readings of some of the members, any of them several times."""
+        signals = Signals(**pick(vars(self.seen.signals), members))
+        seen = {**pick({**vars(self.seen), "signals": None}, members), "signals": signals}
+        return Pause(Observation(**seen), pick(self.memory, members), Copies(**pick(vars(self.before), members)))
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What the steps up to a reading gave.
+
+    Attributes:
+        losses: ``[B]`` training losses at the weights before each step.
+        values: ``[B, S, K]`` knob values that each step used.
+        pause: the reading at their end; None where the steps ended without one.
+    """
+
+    losses: list[Tensor]
+    values: list[Tensor]
+    pause: Pause | None
