@@ -20,7 +20,7 @@ FLOORS = (
     "copies",
     "hypergrad",
     "helm stream snapshot controllers tasks charts templates checkpoint compiled",
-    "gauge plant trace reasons",
+    "gauge plant trace reasons wheel",
     "rollout report",
     "pilot",
     "attach env teach search contracts fit",
