@@ -11,6 +11,9 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
+# these have tests of their own in tests/fit
+FRAMEWORKS = ["accelerate", "fabric", "ignite", "lightning", "skorch", "transformers"]
+
 pytestmark = pytest.mark.filterwarnings("ignore:trimtab.attach. no taught controller")
 
 
@@ -31,7 +34,8 @@ def example(name: str) -> Any:
 
 def test_every_example_is_tested_here() -> None:
     """No example stands without a test, and each fits on two screens."""
-    assert ["hypergradient", "layer_wise", "online", "own_knob", "quickstart", "simulate"] == [
+    frameworks = [f"with_{name}" for name in FRAMEWORKS]
+    assert ["hypergradient", "layer_wise", "online", "own_knob", "quickstart", "simulate", *frameworks] == [
         path.stem for path in EXAMPLES
     ]
     assert max(len(path.read_text().splitlines()) for path in EXAMPLES) <= 90
