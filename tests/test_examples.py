@@ -11,6 +11,9 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
+# these have tests of their own in tests/fit
+FRAMEWORKS = ["accelerate", "fabric", "ignite", "lightning", "skorch", "transformers"]
+
 pytestmark = pytest.mark.filterwarnings("ignore:trimtab.attach. no taught controller")
 
 
@@ -31,8 +34,11 @@ def example(name: str) -> Any:
 
 def test_every_example_is_tested_here() -> None:
     """No example stands without a test, and each fits on two screens."""
-    names = ["hypergradient", "layer_wise", "online", "own_agent", "own_knob", "own_task", "quickstart", "simulate"]
-    assert names == [path.stem for path in EXAMPLES]
+    frameworks = [f"with_{name}" for name in FRAMEWORKS]
+    own = ["own_agent", "own_knob", "own_task"]
+    assert ["hypergradient", "layer_wise", "online", *own, "quickstart", "simulate", *frameworks] == [
+        path.stem for path in EXAMPLES
+    ]
     assert max(len(path.read_text().splitlines()) for path in EXAMPLES) <= 90
 
 

@@ -20,7 +20,7 @@ FLOORS = (
     "copies",
     "hypergrad",
     "helm stream snapshot controllers tasks charts templates checkpoint compiled",
-    "gauge plant trace reasons passage",
+    "gauge plant trace reasons passage wheel",
     "rollout report",
     "pilot env",
     "attach teach search contracts fit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import math
 import pickle
@@ -237,3 +238,54 @@ def test_metrics_and_words_tell_what_was_done(tmp_path: Path) -> None:
     assert run[2].explain(3)
     run[2].report(str(tmp_path / "run.html"))
     assert "<html" in (tmp_path / "run.html").read_text()
+
+
+def test_a_run_stepped_by_closures_is_the_run_stepped_plainly() -> None:
+    """Weights, batch statistics, decisions and a restore are the same, bit for bit."""
+
+    def train(by_closure: bool) -> Any:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+        pilot = trimtab.attach(optimizer, "random", model=model)
+
+        def closure(number: int) -> torch.Tensor:
+            x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+            loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            if number == 25:
+                model[0].weight.grad.fill_(math.nan)
+            return loss
+
+        for number in range(40):
+            if by_closure:
+                pilot.step(optimizer.step(functools.partial(closure, number)))
+            else:
+                loss = closure(number)
+                optimizer.step()
+                pilot.step(loss)
+        return pilot.trace.restores, str(model.state_dict()), str(pilot.trace.rows)
+
+    ends = [train(by_closure) for by_closure in (False, True)]
+    assert ends[0] == ends[1]
+    assert 1 == ends[0][0]
+
+
+def test_a_noted_loss_is_taken_by_the_step_that_brings_none() -> None:
+    """The last one noted counts, once; a loss that is given counts before it; what is no number is refused."""
+    model, optimizer, pilot = made("constant", every=1)
+    seen = []
+    for noted, given in (((9.0, 1.0), None), ((), None), ((5.0,), 2.0), ((), None)):
+        for loss in noted:
+            pilot.note(torch.tensor(loss))
+        model(torch.ones(2, 3)).square().mean().backward()
+        assert not pilot.is_due
+        optimizer.step()
+        assert pilot.is_due
+        pilot.step(given)
+        assert not pilot.is_due
+        seen.append(float(pilot.trace.decisions[-1][1].seen.signals.losses[0, -1]))
+    assert "[1.0, nan, 2.0, nan]" == str(seen)
+    with pytest.raises(SignalError, match=r"`loss` must be a single number, got a float32 tensor of shape \[2\]"):
+        pilot.note(torch.ones(2))

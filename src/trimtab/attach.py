@@ -28,6 +28,7 @@ from trimtab.loss_knob import loss_knobs
 from trimtab.pilot import Mode, Pilot
 from trimtab.snapshot import Snapshot
 from trimtab.trace import Header, Trace
+from trimtab.wheel import Wheel
 
 SiteChoice = Literal["run", "groups"]
 DEFAULT_KNOBS = {"SGD": ("lr", "momentum", "weight_decay"), "RMSprop": ("lr", "momentum", "weight_decay")}
@@ -139,11 +140,10 @@ def attach(
             optimizer,
             helm=helm,
             gauge=gauge,
-            linkage=linkage,
+            wheel=Wheel(helm, linkage, schedule, every),
             snapshot=None if watch is None or mode != "act" else Snapshot(optimizer, model),
             every=every,
             mode=mode,
-            schedule=schedule,
             validate=validate,
             validate_every=period,
             trace=Trace(header, trace),

@@ -79,19 +79,18 @@ class Gauge:
         return self._pending is not None
 
     @torch.no_grad()
-    def look(self, number: int, *, is_blind: bool = False) -> None:
+    def look(self, number: int) -> None:
         """Measure what optimizer step `number` (from 1) finds; called in the step pre-hook.
 
         Args:
             number: the step about to be taken.
-            is_blind: its gradient is not known yet: the optimizer computes it itself, by a closure.
         """
         reads, leads = is_reading(number, self._every), is_reading(number + 1, self._every)
         follows = self._follows(number)
         if not (reads or leads or follows):
             return
         params = self._params()
-        grads = self._grads(params, is_blind)
+        grads = self._grads(params)
         weight = self._sample([local(p) for p in params])
         grad = self._sample(grads)
         if reads:
@@ -230,23 +229,18 @@ class Gauge:
         groups = self._optimizer.param_groups
         return [p for site in self._sites for g in site for p in groups[g]["params"]]
 
-    def _grads(self, params: list[Tensor], is_blind: bool) -> list[Tensor]:
+    def _grads(self, params: list[Tensor]) -> list[Tensor]:
         """Give each parameter's gradient, local, dense, in the loss's unit; zeros where there is none."""
         scale = getattr(self._optimizer, "grad_scale", None)  # set by GradScaler around fused optimizers only
         grads = []
         for p in params:
-            g = torch.zeros_like(local(p)) if p.grad is None or is_blind else local(p.grad)
+            g = torch.zeros_like(local(p)) if p.grad is None else local(p.grad)
             grads.append(g if scale is None else g / scale)
-        if is_blind:
-            self._warn("The optimizer is stepped with a closure, so gradients are not known before it moves")
-        elif all(p.grad is None for p in params):
-            self._warn("No parameter has a gradient when the optimizer steps (is it stepped inside backward?)")
-        return grads
-
-    def _warn(self, what: str) -> None:
-        if not self._warned:
+        if not self._warned and all(p.grad is None for p in params):
             self._warned = True
+            what = "No parameter has a gradient when the optimizer steps (is it stepped inside backward?)"
             warnings.warn(f"{what}: only the loss informs the controller.", RuntimeWarning, stacklevel=2)
+        return grads
 
     def _measure(self, weight: Tensor, grad: Tensor, grads: list[Tensor]) -> Tensor:
         """``[9 S (+ S K)]`` statistics, on the device."""

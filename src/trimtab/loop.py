@@ -13,7 +13,7 @@ from torch import Tensor
 from trimtab.errors import SignalError
 from trimtab.ranks import local
 
-StepKind = Literal["step", "blind", "skipped", "rehearsal"]
+StepKind = Literal["step", "closure", "skipped", "rehearsal"]
 Validate = Callable[[], float | Tensor | None]
 
 
@@ -27,18 +27,43 @@ def step_kind(optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: dic
 
     Returns:
         "rehearsal" where torch's distributed checkpoints make an optimizer's slots (rate 0, gradients of zeros);
-        "skipped" where GradScaler found an overflow and a fused optimizer will leave the weights; "blind" where the
+        "skipped" where GradScaler found an overflow and a fused optimizer will leave the weights; "closure" where the
         gradient is not known yet, since a closure will compute it; else "step".
     """
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
     if closure is not None:
-        return "blind"
+        return "closure"
     groups = optimizer.param_groups
     if "closure" in kwargs and not optimizer.state and all(float(group.get("lr", 1)) == 0 for group in groups):
         grads = [local(p.grad) for group in groups for p in group["params"] if p.grad is not None]
         return "step" if any(bool(g.any()) for g in grads) else "rehearsal"
     found = getattr(optimizer, "found_inf", None)  # GradScaler's, around fused optimizers only
     return "skipped" if found is not None and float(found) > 0 else "step"
+
+
+def after_closure(args: Sequence[Any], kwargs: dict[str, Any], then: Callable[[], None]) -> tuple[Any, Any]:
+    """Have something done as soon as a step's closure has first returned: gradients are there, weights as they were.
+
+    Args:
+        args: of ``optimizer.step``, itself included, as its pre-hook gets them, with a closure.
+        kwargs: likewise.
+        then: what is to be done; once, however often an optimizer (LBFGS) calls its closure.
+
+    Returns:
+        The arguments that the step is to be called with instead.
+    """
+    closure = kwargs["closure"] if "closure" in kwargs else args[1]
+    waiting = [then]
+
+    def call() -> Any:
+        loss = closure()
+        if waiting:
+            waiting.pop()()
+        return loss
+
+    if "closure" in kwargs:
+        return tuple(args), kwargs | {"closure": call}
+    return (args[0], call, *args[2:]), kwargs
 
 
 def single(loss: Any, what: str = "`loss`") -> Tensor | float:

@@ -5,7 +5,6 @@ Where a learning-rate scheduler was built, build a pilot (:func:`trimtab.attach`
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
 from collections.abc import Mapping
@@ -19,12 +18,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from trimtab.checkpoint import copied, matched, read_checkpoint, write_checkpoint
 from trimtab.gauge import Gauge
 from trimtab.helm import Helm, is_restored
-from trimtab.linkage import Linkage
-from trimtab.loop import Validate, single, step_kind, validated
+from trimtab.loop import Validate, after_closure, single, step_kind, validated
 from trimtab.ranks import world
-from trimtab.signals import is_reading
 from trimtab.snapshot import Snapshot
 from trimtab.trace import Trace, event_of
+from trimtab.wheel import Wheel
 
 Mode = Literal["observe", "suggest", "act"]
 VERSION = 1
@@ -40,7 +38,7 @@ class Pilot(LRScheduler):
         optimizer: the raw optimizer.
         helm: panel, features, controller and guard.
         gauge: measures the optimizer.
-        linkage: carries values to its groups.
+        wheel: turns its knobs, over a wrapped schedule.
         snapshot: what the guard goes back to; None without a guard.
         trace: takes a row per decision and site; the others are :func:`trimtab.attach`'s.
     """
@@ -51,31 +49,31 @@ class Pilot(LRScheduler):
         *,
         helm: Helm,
         gauge: Gauge,
-        linkage: Linkage,
+        wheel: Wheel,
         snapshot: Snapshot | None,
         every: int,
         mode: Mode,
-        schedule: LRScheduler | None,
         validate: Validate | None,
         validate_every: int,
         trace: Trace,
     ) -> None:
         # LRScheduler's own __init__ would take a step and wrap `optimizer.step`; only its fields are wanted.
         self.optimizer, self.every, self.mode, self.trace = optimizer, every, mode, trace
-        self._helm, self._gauge, self._linkage, self._snapshot = helm, gauge, linkage, snapshot
-        self._schedule, self._validate, self._validate_every = schedule, validate, validate_every
+        self._helm, self._gauge, self._wheel, self._snapshot = helm, gauge, wheel, snapshot
+        self._validate, self._validate_every = validate, validate_every
         self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
-        self._state = helm.start(linkage.start[None])
+        self._state = helm.start(wheel.start[None])
         self.is_enabled = True
         self.last_epoch = 0  # optimizer steps begun, counted in the hook
+        self._step_count = 1  # never read here; frameworks add to it, as every LRScheduler has it
         self._answered = 0  # the step that `step` was last called for
         self._skipped = 0
-        self._now = linkage.start.tolist()  # [S][K] values of the step to come
-        self._ahead: dict[int, list[list[float]]] = {}  # [S][K] values by step, up to the next reading
-        self._write(1)
+        self._noted: Tensor | float | None = None
+        wheel.is_held = mode == "act"
+        wheel.write(self._state, 1)
         hook = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]  # torch's is untyped
         self._hook = optimizer.register_step_pre_hook(hook)
-        self._load_hook = optimizer.register_load_state_dict_post_hook(self._after_load)
+        self._load_hook = optimizer.register_load_state_dict_post_hook(lambda loaded: wheel.hold())
 
     def step(  # type: ignore[override]
         self, loss: Tensor | float | None = None, epoch: int | None = None, *, batch: Any = None
@@ -93,19 +91,35 @@ class Pilot(LRScheduler):
         Raises:
             SignalError: the loss, or what `validate` gave, is not a single number. Nothing is changed.
         """
-        if self.last_epoch == self._answered:
+        if not self.is_due:
             return
-        number, loss = self.last_epoch, single(loss)
+        number, loss = self.last_epoch, single(self._noted if loss is None else loss)
         reads = self.is_enabled and self._gauge.is_ready
         measured = validated(self._validate, self._validate_every, number) if reads else None
-        self._answered = number
+        self._answered, self._noted = number, None
         if self.is_enabled:
             self._gauge.add(loss)
             self._gauge.follow(number, batch)
         if reads:
             self._decide(number, measured)
-        self._follow()
-        self._write(number + 1)
+        self._wheel.follow()
+        self._wheel.write(self._state, number + 1)
+
+    def note(self, loss: Tensor | float) -> None:
+        """Tell the loss of the step to come, for a framework that then calls ``step()`` without one.
+
+        Args:
+            loss: as in `step`; the last one noted counts.
+
+        Raises:
+            SignalError: it is not a single number.
+        """
+        self._noted = single(loss)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the optimizer has stepped since `step` was last called."""
+        return self.last_epoch != self._answered
 
     def get_last_lr(self) -> list[float]:  # type: ignore[override]  # torch says float | Tensor; trainers log floats
         """Give each group's learning rate of the step to come, as floats."""
@@ -119,9 +133,8 @@ class Pilot(LRScheduler):
         """Give what a logger wants now: knobs per site, decisions, restores, skipped steps, features by name."""
         from trimtab.report import metrics_of
 
-        return (
-            metrics_of(self._helm, self._state, self._used(), self.trace, skipped=self._skipped) | self._gauge.metrics()
-        )
+        seen = metrics_of(self._helm, self._state, self._wheel.used(), self.trace, skipped=self._skipped)
+        return seen | self._gauge.metrics()
 
     def explain(self, last: int = 5) -> str:
         """Say in words what the last decisions did and why, a line for each and each turned knob."""
@@ -140,11 +153,10 @@ class Pilot(LRScheduler):
 
         From here on `step` does nothing but step the wrapped schedule, if there is one.
         """
-        if self._is_acting:
-            self._linkage.restore()
+        self._wheel.let_go()
         self.is_enabled = False
         self._load_hook.remove()
-        if self._schedule is None:
+        if self._wheel.schedule is None:
             self._hook.remove()
         self._snapshot = None
 
@@ -162,11 +174,9 @@ class Pilot(LRScheduler):
             "answered": self._answered,
             "skipped": self._skipped,
             "enabled": self.is_enabled,
-            "base": copied(self._linkage.base),
-            "start": self._linkage.start.clone(),
+            **self._wheel.state_dict(),
             "helm": copied(self._state),
             "gauge": self._gauge.state_dict(),
-            "schedule": {} if self._schedule is None else self._schedule.state_dict(),
             "snapshot": kept or {},
         }
 
@@ -188,10 +198,8 @@ class Pilot(LRScheduler):
         self._gauge.load_state_dict(state["gauge"])
         self.last_epoch, self._answered = state["step"], state["answered"]
         self._skipped = state["skipped"]
-        self._linkage.base, self._linkage.start = state["base"], state["start"]
+        self._wheel.load_state_dict(state)
         self._state = state["helm"]
-        if self._schedule is not None:
-            self._schedule.load_state_dict(state["schedule"])
         if self._snapshot is not None:
             self._snapshot.load(state["snapshot"] or None)
         if state["world"] != world():
@@ -199,8 +207,7 @@ class Pilot(LRScheduler):
             self._state = self._state | {"memory": self._helm.features.start(1)}
         if self.is_enabled and not state["enabled"]:
             self.disable()
-        self._ahead = {}
-        self._write(self._answered + 1)
+        self._wheel.write(self._state, self._answered + 1)
 
     def save(self, path: str | os.PathLike[str], beside: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint file as a whole or not at all, whatever kills the process or fills the disk.
@@ -224,21 +231,23 @@ class Pilot(LRScheduler):
         self.load_state_dict(state)
         return beside
 
-    @property
-    def _is_acting(self) -> bool:
-        return self.mode == "act" and self.is_enabled
-
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """Measure before each update; the optimizer's own hook, so it fires under every wrapper."""
         kind = step_kind(optimizer, args, kwargs)
         if kind == "skipped":
             self._skipped += 1
         if kind in ("skipped", "rehearsal"):
-            return
+            return None
         self.last_epoch += 1
         if not self.is_enabled:
-            return
-        self._gauge.look(self.last_epoch, is_blind=kind == "blind")
+            return None
+        if kind == "closure":  # gradients are there only once the optimizer has called it
+            return after_closure(args, kwargs, self._look)
+        self._look()
+        return None
+
+    def _look(self) -> None:
+        self._gauge.look(self.last_epoch)
         guard = self._helm.guard
         if self._snapshot is None or guard is None:
             return
@@ -248,14 +257,9 @@ class Pilot(LRScheduler):
         elif self._gauge.is_ready and bool(guard.is_due(torch.tensor([self.last_epoch]), self._state["guard"])):
             self._snapshot.hold()
 
-    def _after_load(self, optimizer: Optimizer) -> None:
-        """Own the last write: what a checkpoint of the optimizer put into its groups is not what holds."""
-        if self._is_acting:
-            self._linkage.write(self._now)
-
     @torch.no_grad()  # a policy's weights would tie each decision to all before it
     def _decide(self, number: int, measured: float | None) -> None:
-        used = self._used()
+        used = self._wheel.used()
         signals = self._gauge.read(number, used, measured)
         if self.mode != "act":
             mine = {"position": self._helm.panel.to_unit(used[None]).clamp(0, 1), "values": used[None]}
@@ -267,34 +271,5 @@ class Pilot(LRScheduler):
                 self._snapshot.obey(decision.verdict)
                 if is_restored(decision):
                     self._gauge.forget()
-        self._ahead = {}
+        self._wheel.turned()
         self.trace.keep(number, decision, used, event=event_of(decision, is_acting=self.mode == "act"))
-
-    def _follow(self) -> None:
-        """Let the wrapped schedule see its own values, and take its next ones as the base."""
-        if self._schedule is None:
-            return
-        if self._is_acting:
-            self._linkage.restore()
-        self._schedule.step()
-        if self._is_acting:
-            self._linkage.follow()
-
-    def _used(self) -> Tensor:
-        """``[S, K]`` values that are set now."""
-        if not self._is_acting or self._schedule is not None:
-            return self._linkage.read()
-        return torch.tensor(self._now, dtype=torch.float64)
-
-    def _write(self, number: int) -> None:
-        """Set the values of the step to come, where they are not what is set already."""
-        if not self._is_acting:
-            return
-        if number not in self._ahead:  # all up to the next reading at once: they cannot change before it
-            last = next(step for step in itertools.count(number) if is_reading(step, self.every))
-            rows = self._helm.values_over(self._state, number, last)[:, 0].tolist()
-            self._ahead = dict(zip(range(number, last + 1), rows, strict=True))
-        now = self._ahead[number]
-        if self._schedule is not None or now != self._now:
-            self._linkage.write(now)
-        self._now = now
