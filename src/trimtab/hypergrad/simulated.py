@@ -22,8 +22,8 @@ from trimtab.task import Batch
 
 Losses = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]
 """``[B]`` training losses of members with given parameters and buffers, each on its own examples."""
-HeldOut = Callable[[Tensor, dict[str, Tensor]], Tensor]
-"""Of given weights and buffers."""
+HeldOut = Callable[[Tensor, dict[str, Tensor], int], Tensor]
+"""Of given weights and buffers, at a step's number."""
 
 
 class Simulated:
@@ -98,8 +98,8 @@ class Simulated:
             grad.detach(),
             after.weights.detach(),
             gradient=lambda weights, seen: self._curve(weights, before.buffers, batch if seen is None else seen),
-            held_out=lambda weights: self._held_out(weights, after.buffers),
-            held_out_loss=lambda weights: self._held_out_loss(weights, after.buffers),
+            held_out=lambda weights: self._held_out(weights, after.buffers, number),
+            held_out_loss=lambda weights: self._held_out_loss(weights, after.buffers, number),
             batch=batch,
         )
         return self._estimator.follow(
