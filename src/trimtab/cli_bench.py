@@ -51,13 +51,16 @@ def any_lr(
 @bench.command("one-pass")
 def one_pass(
     context: typer.Context,
-    table: Annotated[str, typer.Option(help="energy or kin8nm.")] = "energy",
+    table: Annotated[str, typer.Option(help="energy, kin8nm, power or fashion.")] = "energy",
     method: Annotated[
         list[str] | None, typer.Option(help="One of the methods, by its name; repeat it. By default all.")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Random starts, the same for every method.")] = 200,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of a run.")] = 4000,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of a run; 0: as many as the paper's.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Methods at the same time, one thread each.")] = 2,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Compile the training step: pays from a hundred runs on.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="The folder; by default runs/one-pass-TABLE.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -65,5 +68,7 @@ def one_pass(
     from trimtab.bench.onepass.command import one_pass as run
 
     folder = out or Path("runs") / f"one-pass-{table}"
-    told = run(table, method or (), folder, count=runs, steps=steps, jobs=jobs, is_json=json, words=context.obj)
+    told = run(
+        table, method or (), folder, count=runs, steps=steps, jobs=jobs, is_fast=fast, is_json=json, words=context.obj
+    )
     typer.echo(told)

@@ -35,6 +35,7 @@ from trimtab.signals import is_reading
 from trimtab.task import Batch, Split, Task
 
 Tensors = dict[str, Tensor]
+Examples = tuple[Tensor, Tensor]
 HELD_OUT = 512  # validation examples at most that a hypergradient is measured on
 
 
@@ -48,8 +49,8 @@ class Plant:
         sites: for each site its parameters' names; None: one site of all. See :func:`trimtab.sites.sites_of`.
         every: steps between readings.
         estimator: makes readings carry its hypergradient (:func:`trimtab.hypergrad.estimator_of` a controller).
-        held_out: examples that a hypergradient of the validation loss is of, the network in evaluation mode; None:
-            the first half of the validation split, 512 at most.
+        held_out: examples that a hypergradient of the validation loss is of, the network in evaluation mode, or what
+            gives them for a step's number; None: the first half of the validation split, 512 at most.
         fast: compile the step.
         differentiable: keep the graph of every step (second derivatives of the loss included) until it is let go.
         device: where members live.
@@ -71,7 +72,7 @@ class Plant:
         sites: Sequence[Sequence[str]] | None = None,
         every: int = 10,
         estimator: Estimator | None = None,
-        held_out: tuple[Tensor, Tensor] | None = None,
+        held_out: Examples | Callable[[int], Examples] | None = None,
         fast: bool = False,
         differentiable: bool = False,
         device: torch.device | str = "cpu",
@@ -176,11 +177,9 @@ class Plant:
         depth = [i / max(1, len(sizes) - 1) if len(sizes) > 1 else 0.5 for i in range(len(sizes))]
         return Features(self.panel, tuple(depth), tuple(size / sum(sizes) for size in sizes))
 
-    def split(self, split: Split) -> tuple[Tensor, Tensor]:
+    def split(self, split: Split) -> Examples:
         """Give a whole split on the plant's device, in its dtype."""
-        parts = (part.to(self.device) for part in self.task.data(split))
-        x, y = (part.to(self.dtype) if part.is_floating_point() else part for part in parts)
-        return x, y
+        return self._placed(self.task.data(split))
 
     def select(self, mask: Tensor, yes: Copies, no: Copies) -> Copies:
         """Choose member by member between two states; `mask` is ``[B]`` bool."""
@@ -218,12 +217,7 @@ class Plant:
         return new, tuple(s for _, s in done)
 
     def _step(
-        self,
-        weights: Tensor,
-        slots: tuple[Slots, ...],
-        buffers: Tensors,
-        values: list[Values],
-        batch: Batch,
+        self, weights: Tensor, slots: tuple[Slots, ...], buffers: Tensors, values: list[Values], batch: Batch
     ) -> tuple[Tensor, tuple[Slots, ...], Tensors, Tensor, Tensor]:
         buffers = {name: b.clone() for name, b in buffers.items()}
         own = {name: values[0][name].reshape(-1).to(self.dtype) for name in self._of_loss}
@@ -255,22 +249,28 @@ class Plant:
     def _model(self, params: Tensors, buffers: Tensors) -> Callable[..., Tensor]:
         return lambda *args: functional_call(self.module, (params, buffers), args)
 
-    def _held_out_grad(self, weights: Tensor, buffers: Tensors) -> Tensor:
-        """``[B, n]`` gradient of the loss on held-out examples."""
+    def _held_out_grad(self, weights: Tensor, buffers: Tensors, number: int) -> Tensor:
+        """``[B, n]`` gradient of the loss on a step's held-out examples."""
         self.module.eval()
-        grad = self._differentiate(weights.detach(), buffers, Batch(*self._held_out_data()), None, {})[1]
+        grad = self._differentiate(weights.detach(), buffers, Batch(*self._held_out_data(number)), None, {})[1]
         self.module.train()
         return grad
 
-    def _held_out_loss(self, weights: Tensor, buffers: Tensors) -> Tensor:
-        """``[B]`` losses on held-out examples."""
-        return self.evaluate(Copies(weights.detach(), (), buffers), self._held_out_data())[0].detach()
+    def _held_out_loss(self, weights: Tensor, buffers: Tensors, number: int) -> Tensor:
+        """``[B]`` losses on a step's held-out examples."""
+        return self.evaluate(Copies(weights.detach(), (), buffers), self._held_out_data(number))[0].detach()
 
-    def _held_out_data(self) -> tuple[Tensor, Tensor]:
+    def _held_out_data(self, number: int) -> Examples:
+        if callable(self._held_out):
+            return self._placed(self._held_out(number))
         if self._held_out is None:
             x, y = (part[: min(len(part) // 2, HELD_OUT)] for part in self.split("val"))
             self._held_out = x, y
         return self._held_out
+
+    def _placed(self, examples: Examples) -> Examples:
+        x, y = (part.to(self.device, self.dtype if part.is_floating_point() else part.dtype) for part in examples)
+        return x, y
 
     def _look(self, copies: Copies, grad: Tensor, look: Look | None) -> Look:
         weight = self._sample(copies.weights)

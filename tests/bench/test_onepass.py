@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 
 from trimtab.bench.onepass.command import one_pass
 from trimtab.bench.onepass.page import as_json, as_markdown, frontier, outcomes, write_page
-from trimtab.bench.onepass.run import Job, run
-from trimtab.bench.onepass.suite import METHODS, FullBatch, method_named, starts
+from trimtab.bench.onepass.problems import Fashion, FullBatch, problem_named
+from trimtab.bench.onepass.run import Job, begun, plant_of, run
+from trimtab.bench.onepass.suite import METHODS, method_named, starts
 from trimtab.errors import TaskError
+from trimtab.task import Batch
 
 needs_data = pytest.mark.skipif("TRIMTAB_DATA" not in os.environ, reason="TRIMTAB_DATA is not set")
 ORIGIN = {"commit": "abc", "machine": "one", "command": "trimtab bench one-pass"}
@@ -61,7 +64,7 @@ def test_the_page_shows_table_and_frontier(tmp_path: Path) -> None:
 
 
 @needs_data
-@pytest.mark.parametrize("table", ["energy", "kin8nm"])
+@pytest.mark.parametrize("table", ["energy", "kin8nm", "power"])
 def test_splits_do_not_meet(table: str) -> None:
     """Training, validation and test examples are others; a merged task trains on the first two, scores on the third."""
     task, merged = FullBatch(table), FullBatch(table, is_merged=True)
@@ -77,9 +80,8 @@ def test_splits_do_not_meet(table: str) -> None:
 @needs_data
 def test_what_is_not_turned_stays() -> None:
     """A method that turns weight decay alone leaves rate and momentum where they were drawn."""
-    from trimtab.bench.onepass.run import _begun
-
-    voyage, passage = _begun("energy", method_named("WD (Lorraine)"), starts(2), [0, 1])
+    method = method_named("WD (Lorraine)")
+    voyage, passage = begun(plant_of(problem_named("energy"), method), method, starts(2))
     passage, done = voyage.advance(passage, 60)
     torch.testing.assert_close(done.values[-1, :, 0, :2], starts(2)[:, :2], rtol=1e-6, atol=0)
     assert not torch.allclose(done.values[-1, :, 0, 2], starts(2)[:, 2], rtol=0.1)
@@ -109,12 +111,88 @@ def test_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert before == (tmp_path / "rows.jsonl").read_text()
 
 
+@needs_data
+def test_baydin_steps_the_logarithm_by_the_gradients_product() -> None:
+    """``log10 lr`` grows by 0.001 <g_t, g_{t-1}>; torch's own SGD with those rates sees the same rates again."""
+    method, count = method_named("LR (Baydin), T=1"), 12
+    drawn = torch.tensor([[0.05, 0.7, 1e-3]], dtype=torch.float64)
+    plant = plant_of(problem_named("energy"), method)
+    voyage, passage = begun(plant, method, drawn, 4)
+    used = voyage.advance(passage, count)[1].values[:, 0, 0]
+    model = plant.task.build(4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.7, weight_decay=1e-3)
+    lr, last = math.log10(0.05), None
+    for row in used:
+        assert float(row[0]) == pytest.approx(10**lr, rel=1e-5)
+        optimizer.zero_grad()
+        plant.task.loss(model, Batch(*plant.task.data("train"))).backward()
+        optimizer.param_groups[0]["lr"] = 10**lr
+        grad = torch.cat([p.grad.flatten() for p in model.parameters()])
+        lr += 0.0 if last is None else 0.001 * float(grad @ last)
+        last = grad
+        optimizer.step()
+    torch.testing.assert_close(used[-1, 1:], drawn[0, 1:], rtol=1e-6, atol=0)
+    assert abs(lr - math.log10(0.05)) > 1e-3
+
+
+@needs_data
+def test_the_stepped_rate_is_drawn_every_ten_steps_for_each_run() -> None:
+    """Factors are in [0.95, 1.01], others for each run, and a run's own whatever runs are beside it."""
+    method = method_named("random, rate stepped (xLR)")
+    plant = plant_of(problem_named("energy"), method)
+    rates = {}
+    for first, count in ((0, 3), (1, 1)):
+        voyage, passage = begun(plant, method, starts(3)[first : first + count], first)
+        rates[first] = voyage.advance(passage, 45)[1].values[:, :, 0, 0]
+    factors = rates[0][1:] / rates[0][:-1]
+    turned = torch.tensor([step % 10 == 0 for step in range(1, 45)])
+    assert bool((factors[~turned] == 1).all())
+    assert 0.95 <= float(factors[turned].min()) < float(factors[turned].max()) <= 1.01
+    assert len(factors[turned].flatten().unique()) == 12
+    torch.testing.assert_close(rates[0][:, 1], rates[1][:, 0], rtol=1e-9, atol=0)
+
+
+@needs_data
+def test_the_bench_s_network_is_two_linear_layers() -> None:
+    """Its transposed products give what ``Linear, ReLU, Linear`` gives with the same weights."""
+    task = FullBatch("power")
+    model, x = task.build(3), task.data("val")[0]
+    plain = torch.nn.Sequential(torch.nn.Linear(4, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
+    plain.load_state_dict(dict(zip(plain.state_dict(), model.state_dict().values(), strict=True)))
+    torch.testing.assert_close(plain(x)[:, 0], model(x), rtol=1e-5, atol=1e-6)
+
+
+@needs_data
+def test_fashion_is_the_paper_s() -> None:
+    """Batches of 50 for ten epochs of 50,000, 10,000 validate; every pixel is standardised over both."""
+    task, merged = Fashion(), Fashion(is_merged=True)
+    assert [len(task.data(split)[0]) for split in ("train", "val", "test")] == [50_000, 10_000, 10_000]
+    assert task.batch_size * task.horizon == 10 * 50_000
+    x = merged.data("train")[0]
+    assert torch.equal(x[50_000:], task.data("val")[0])
+    torch.testing.assert_close(x[:, ::50].double().std(0), torch.ones(16, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+@needs_data
+def test_held_out_examples_are_drawn_anew() -> None:
+    """A problem with `fresh` examples shows each hypergradient others, the same in each run of the bench."""
+    method = method_named("WD+LR+M, T=5 i=1")
+    problem = replace(problem_named("energy"), fresh=8)
+    ends = []
+    for _ in range(2):
+        voyage, passage = begun(plant_of(problem, method), method, starts(2))
+        ends.append(voyage.advance(passage, 30)[1].values[-1])
+    assert torch.equal(*ends)
+    voyage, passage = begun(plant_of(problem_named("energy"), method), method, starts(2))
+    assert not torch.equal(ends[0], voyage.advance(passage, 30)[1].values[-1])
+
+
 def test_what_is_unknown_is_refused(tmp_path: Path) -> None:
     """The error lists what there is."""
     assert len({method.name for method in METHODS}) == len(METHODS)
     with pytest.raises(TaskError, match="no method 'best': there are random; "):
         method_named("best")
-    with pytest.raises(TaskError, match="no table 'iris': there are energy, kin8nm"):
-        FullBatch("iris")
-    with pytest.raises(TaskError, match="must be at least 1, got 0"):
+    with pytest.raises(TaskError, match="no table 'iris': there are energy, kin8nm, power, fashion"):
+        problem_named("iris")
+    with pytest.raises(TaskError, match=r"at least 1 and .* got 0"):
         one_pass("energy", [], tmp_path, count=0)

@@ -121,7 +121,7 @@ class Hypergradient:
 
     Args:
         estimator: one, or a name in :data:`trimtab.hypergrad.ESTIMATORS`.
-        follower: one, or a name in :data:`trimtab.controllers.followers.FOLLOWERS`.
+        follower: one, or a name in :data:`trimtab.hypergrad.followers.FOLLOWERS`.
         lookback: steps that "implicit" or "unroll" looks back over; None: the estimator's own.
         clip: how many root mean squares a slope may be; the mean square keeps 0.99 of itself at each reading.
         per_parameter: give every parameter a learning rate of its own, see

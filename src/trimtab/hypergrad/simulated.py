@@ -23,8 +23,8 @@ from trimtab.task import Batch
 
 Losses = Callable[[dict[str, Tensor], dict[str, Tensor], Batch, dict[str, Tensor]], Tensor]
 """``[B]`` training losses of members with given parameters, buffers, examples, ``[B]`` values of the loss's knobs."""
-HeldOut = Callable[[Tensor, dict[str, Tensor]], Tensor]
-"""Of given weights and buffers."""
+HeldOut = Callable[[Tensor, dict[str, Tensor], int], Tensor]
+"""Of given weights and buffers, at a step's number."""
 
 
 class Simulated:
@@ -103,8 +103,8 @@ class Simulated:
             gradient=lambda weights, seen, used: self._curve(
                 weights, before.buffers, batch if seen is None else seen, used
             ),
-            held_out=lambda weights: self._held_out(weights, after.buffers),
-            held_out_loss=lambda weights: self._held_out_loss(weights, after.buffers),
+            held_out=lambda weights: self._held_out(weights, after.buffers, number),
+            held_out_loss=lambda weights: self._held_out_loss(weights, after.buffers, number),
             batch=batch,
             factors=factors_in(memory),
             of_loss=self._of_loss,

@@ -17,6 +17,7 @@ from trimtab.tasks.digits_mlp import DigitsMLP
 from trimtab.tasks.energy_mlp import EnergyMLP
 from trimtab.tasks.fashion_mlp import FashionMLP
 from trimtab.tasks.kin8nm_mlp import Kin8nmMLP
+from trimtab.tasks.power_mlp import PowerMLP
 from trimtab.tasks.quadratic import Quadratic
 
 CATALOGUE: dict[str, Callable[[], Task]] = {
@@ -27,6 +28,7 @@ CATALOGUE: dict[str, Callable[[], Task]] = {
     "energy-mlp-v1": EnergyMLP,
     "fashion-mlp-v1": FashionMLP,
     "kin8nm-mlp-v1": Kin8nmMLP,
+    "power-mlp-v1": PowerMLP,
     "quadratic-v1": Quadratic,
 }
 """Every task by name; the values are classes that take no argument."""

@@ -14,8 +14,9 @@ from trimtab import charts
 from trimtab.bench.anylr.bout import append_rows, read_rows
 from trimtab.bench.machine import Provenance
 from trimtab.bench.onepass.page import as_json, as_markdown, write_page
+from trimtab.bench.onepass.problems import problem_named
 from trimtab.bench.onepass.run import COST_RUNS, Job, cost, run
-from trimtab.bench.onepass.suite import METHODS, STEPS, method_named
+from trimtab.bench.onepass.suite import METHODS, method_named
 from trimtab.errors import TaskError
 from trimtab.workers import crew
 
@@ -26,20 +27,22 @@ def one_pass(
     out: Path,
     *,
     count: int = 200,
-    steps: int = STEPS,
+    steps: int = 0,
     jobs: int = 2,
+    is_fast: bool = False,
     is_json: bool = False,
     words: Sequence[str] = (),
 ) -> str:
     """Run the methods that are not finished yet, then time them one by one, and write the page.
 
     Args:
-        table: "energy" or "kin8nm".
+        table: one in :data:`trimtab.bench.onepass.problems.PROBLEMS`.
         names: of methods; none for all.
         out: the folder: ``rows.jsonl`` and ``one-pass.html``.
         count: runs of each.
-        steps: of each run.
+        steps: of each run; 0: as many as the paper's.
         jobs: methods at the same time, one thread each; timing is always alone.
+        is_fast: compile the training step; timing never is.
         is_json: give the result as JSON.
         words: of the command, for the rows.
 
@@ -47,13 +50,14 @@ def one_pass(
         What to print.
 
     Raises:
-        TaskError: a name is unknown, or `count` or `steps` is below 1.
+        TaskError: a name is unknown, `count` is below 1, or `steps` below 0.
     """
     charts.check()
-    if count < 1 or steps < 1:
-        raise TaskError(f"`--runs` and `--steps` must be at least 1, got {count} and {steps}.")
+    if count < 1 or steps < 0:
+        raise TaskError(f"`--runs` must be at least 1 and `--steps` at least 0, got {count} and {steps}.")
+    problem_named(table)
     chosen = [method_named(name).name for name in names] or [method.name for method in METHODS]
-    due = [Job(table, name, count, steps) for name in chosen]
+    due = [Job(table, name, count, steps, is_fast) for name in chosen]
     origin, path = vars(Provenance.now(["trimtab", *words])), out / "rows.jsonl"
     known = {row["key"] for row in read_rows(path)}
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Run: all starts of one method at once, on the plant; and what a method costs beside plain training.
+"""Run: all starts of one method, on the plant; and what a method costs beside plain training.
 
 Letters: ``B`` runs, ``K`` knobs.
 """
@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trimtab.bench.onepass.suite import STEPS, FullBatch, Method, method_named, starts
+from trimtab.bench.onepass.problems import Problem, problem_named
+from trimtab.bench.onepass.suite import Method, method_named, starts
 from trimtab.controllers import Constant
+from trimtab.copies import Copies
 from trimtab.hypergrad import estimator_of
 from trimtab.passage import Passage
 from trimtab.plant import Plant
 from trimtab.rollout import Voyage
 from trimtab.rules import SGD
+from trimtab.task import Split, Task
 
-MOST, COST_RUNS = 100, 50  # runs at a time: more do not go faster; runs that are timed
+COST_RUNS = 50  # that are timed, at most
 PIECE, REPEATS = 60, 12  # steps of a timed piece, and how many of each
 
 
@@ -33,18 +37,25 @@ class Job:
         table: its name.
         method: its name.
         count: runs.
-        steps: of each.
+        steps: of each; 0: as many as the paper's.
+        is_fast: compile the training step; the same to rounding.
     """
 
     table: str
     method: str
     count: int
-    steps: int = STEPS
+    steps: int = 0
+    is_fast: bool = False
 
     @property
     def key(self) -> str:
         """What makes its row one of a kind."""
-        return f"{self.table}.{self.method}.{self.count}.{self.steps}"
+        return f"{self.table}.{self.method}.{self.count}.{self.length}"
+
+    @property
+    def length(self) -> int:
+        """Steps of each run."""
+        return self.steps or problem_named(self.table).make(False).horizon
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -54,21 +65,21 @@ def run(job: Job) -> dict[str, Any]:
         job: it.
 
     Returns:
-        A row: final squared errors on the test split in the target's unit (None where a run diverged), and the
-        processor seconds.
+        A row: final scores on the test split (None where a run diverged), on the validation split where that was kept
+        from the training, and the processor seconds.
     """
-    method = method_named(job.method)
-    drawn, finals, begun = starts(job.count), [], time.process_time()
-    for first in range(0, job.count, MOST):
-        part = drawn[first : first + MOST]
-        voyage, passage = _begun(job.table, method, part, list(range(first, first + len(part))))
-        passage, _ = voyage.advance(passage, job.steps)
-        task = voyage.plant.task
-        finals.append(voyage.plant.evaluate(passage.copies, task.data("test"))[1])
-    seconds = time.process_time() - begun
-    errors = [float(x) if bool(x.isfinite()) else None for x in torch.cat(finals)]
-    row = {"key": job.key, "table": job.table, "method": job.method, "runs": job.count, "steps": job.steps}
-    return {**row, "finals": errors, "core_seconds": seconds}
+    method, problem = method_named(job.method), problem_named(job.table)
+    drawn, clock = starts(job.count), time.process_time()
+    finals: dict[Split, list[float | None]] = {"test": [], "val": []}
+    plant = plant_of(problem, method, is_fast=job.is_fast)
+    for first in range(0, job.count, problem.at_once):
+        voyage, passage = begun(plant, method, drawn[first : first + problem.at_once], first)
+        passage, _ = voyage.advance(passage, job.length)
+        for split in finals:
+            finals[split] += _ended(plant, passage.copies, split, problem.lost)
+    row = {"key": job.key, "table": job.table, "method": job.method, "runs": job.count, "steps": job.length}
+    row |= {"finals": finals["test"], "core_seconds": time.process_time() - clock}
+    return row | ({"held_out": finals["val"]} if method.needs_val else {})
 
 
 def cost(table: str, method: Method, count: int) -> float:
@@ -77,31 +88,70 @@ def cost(table: str, method: Method, count: int) -> float:
     Args:
         table: on what.
         method: who.
-        count: runs at once.
+        count: runs at once, at most as many as the table's runs are made at once.
 
     Returns:
         The median over pieces of its processor seconds per step over plain training's.
     """
-    plain = Method("plain", Constant, needs_val=method.needs_val)
-    voyages, passages = zip(
-        *(_begun(table, who, starts(count), list(range(count))) for who in (plain, method)), strict=True
-    )
+    problem = problem_named(table)
+    plain = Method("plain", lambda first: Constant(), needs_val=method.needs_val)
+    drawn = starts(min(count, problem.at_once))
+    voyages, passages = zip(*(begun(plant_of(problem, who), who, drawn, 0) for who in (plain, method)), strict=True)
     standing, ratios = list(passages), []
     for number in range(REPEATS):
         spent = [0.0, 0.0]
         for place in ((0, 1), (1, 0))[number % 2]:  # neither is always the first
-            begun = time.process_time()
+            clock = time.process_time()
             standing[place] = voyages[place].advance(standing[place], PIECE)[0]
-            spent[place] = time.process_time() - begun
+            spent[place] = time.process_time() - clock
         ratios.append(spent[1] / spent[0])
     return statistics.median(ratios)
 
 
-def _begun(table: str, method: Method, drawn: Tensor, seeds: list[int]) -> tuple[Voyage, Passage]:
-    """Stand before the first step of a method's runs."""
-    controller = method.make()
-    task = FullBatch(table, is_merged=not method.needs_val)
-    held_out, estimator = task.data("val"), estimator_of(controller)
-    plant = Plant(task, SGD(), method.panel, every=method.every, estimator=estimator, held_out=held_out)
-    voyage = Voyage(plant, controller)
-    return voyage, voyage.begin(drawn[:, None], seeds)
+def plant_of(problem: Problem, method: Method, *, is_fast: bool = False) -> Plant:
+    """Make what a method's runs are trained in.
+
+    Args:
+        problem: what is trained.
+        method: by whom.
+        is_fast: compile the step.
+
+    Returns:
+        The plant.
+    """
+    task, estimator = problem.make(not method.needs_val), estimator_of(method.make(0))
+    held_out = _drawing(task, problem.fresh) if problem.fresh else task.data("val")
+    return Plant(task, SGD(), method.panel, every=method.every, estimator=estimator, held_out=held_out, fast=is_fast)
+
+
+def begun(plant: Plant, method: Method, drawn: Tensor, first: int = 0) -> tuple[Voyage, Passage]:
+    """Stand before the first step of a method's runs.
+
+    Args:
+        plant: what `plant_of` gave.
+        method: it.
+        drawn: ``[B, K]`` where they begin.
+        first: the first one's number, from which weights and order of examples are drawn.
+
+    Returns:
+        The voyage, and where it stands.
+    """
+    voyage = Voyage(plant, method.make(first))
+    return voyage, voyage.begin(drawn[:, None], list(range(first, first + len(drawn))))
+
+
+def _drawing(task: Task, count: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Give what draws validation examples for a step, the same for all runs."""
+    x, y = task.data("val")
+
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(number))[:count]
+        return x[chosen], y[chosen]
+
+    return draw
+
+
+def _ended(plant: Plant, copies: Copies, split: Split, lost: float) -> list[float | None]:
+    """Give the runs' final scores on a split; None where a run was lost."""
+    scores = plant.evaluate(copies, plant.task.data(split))[1]
+    return [float(x) if bool(x.isfinite()) and float(x) < lost else None for x in scores]

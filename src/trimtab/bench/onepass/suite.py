@@ -1,108 +1,36 @@
-"""Suite: the problems, the random starts, and who takes part.
+"""Suite: the random starts, and who takes part.
 
-Clarke, Oldewage & Hernández-Lobato 2022, arXiv:2110.10461, Sec. 4 and Table 1: a network of one hidden layer of 50,
-trained by SGD with momentum and weight decay on all examples at once for 4,000 steps, from hyperparameters drawn
-anew for each run. Differs from the source: the data split is the first of Gal & Ghahramani's; momentum moves on
-``-log(1 - m)``, not its logit.
+Clarke, Oldewage & Hernández-Lobato 2022, arXiv:2110.10461, Sec. 4 and Table 1: networks trained by SGD with momentum
+and weight decay, from hyperparameters drawn anew for each run. Differs from the source: the data split is the first of
+Gal & Ghahramani's; momentum moves on ``-log(1 - m)``, not its logit.
 
-Letters: ``B`` runs, ``N`` examples of a split.
+Letters: ``B`` runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from trimtab.bench.onepass.rivals import Baydin, SteppedRate
 from trimtab.controller import Controller
 from trimtab.controllers import Constant, Hypergradient
 from trimtab.errors import TaskError
-from trimtab.hypergrad import Implicit, OneStepValidation, Unroll
+from trimtab.hypergrad import Estimator, Implicit, OneStepValidation, Unroll
 from trimtab.hypergrad.followers import Adam
 from trimtab.knobs import Knob, Panel
-from trimtab.task import Batch, Model, Reference, Split
-from trimtab.tasks import energy_mlp, kin8nm_mlp
-from trimtab.tasks.regression import Table, normalised, squared_error
-from trimtab.tasks.seeded import build_seeded
-from trimtab.tasks.uci import read_table
 
-STEPS, HIDDEN = 4000, 50
 LOW, SPAN = (-6.0, 0.0, -7.0), (5.0, 1.0, 5.0)  # of log10 lr, momentum, log10 weight decay: where runs begin
 KNOBS = (
     Knob("lr", 1e-10, 1.0),
     Knob("momentum", 0.0, 0.999999, "one_minus_log"),
     Knob("weight_decay", 1e-12, 1e3),
 )
-FILES = {"energy": energy_mlp.FILES, "kin8nm": kin8nm_mlp.FILES}
-SHARES = {"energy": 0.11272, "kin8nm": 0.2}  # of what is not for testing, validates
-WIDE = float("inf")
-
-
-@final
-class FullBatch:
-    """A UCI table, all training examples in every batch.
-
-    Args:
-        table: "energy" or "kin8nm".
-        is_merged: train on the validation examples too, as methods do that need none.
-
-    Raises:
-        TaskError: there is no such table.
-    """
-
-    optimizer: str = "sgd"
-    metric: str = "mse"
-    noise_shape: tuple[int, ...] | None = None
-    horizon: int = STEPS
-    card: str = "A UCI table in the first split of Gal & Ghahramani 2016, arXiv:1506.02142."
-    reference: Reference = Reference(float("nan"), float("nan"), float("nan"), "see docs/one-pass.md")
-
-    def __init__(self, table: str, *, is_merged: bool = False) -> None:
-        if table not in FILES:
-            raise TaskError(f"One-pass has no table {table!r}: there are {', '.join(FILES)}.")
-        self.name, self._table, self._is_merged = f"one-pass-{table}", table, is_merged
-        self.batch_size: int = len(self.data("train")[0])
-
-    @cached_property
-    def table(self) -> Table:
-        """The numbers, normalised by the examples that are not for testing."""
-        known = read_table(FILES[self._table])
-        x, y = known.x, known.y
-        count = len(x) - (known.rows["test"].start or 0)
-        seen = len(x) - count
-        train = seen - round(SHARES[self._table] * seen)
-        rows: dict[Split, slice] = {
-            "train": slice(0, seen),
-            "val": slice(train, seen),
-            "test": slice(seen, None),
-        }
-        found = normalised(torch.cat([x.double(), y.double()[:, None] * known.deviation], 1), rows)
-        if not self._is_merged:
-            rows["train"] = slice(0, train)
-        return Table(found.x, found.y, rows, found.deviation)
-
-    def build(self, seed: int) -> nn.Module:
-        """Make the network, float32 on the CPU."""
-        wide = self.table.x.shape[1]
-        return build_seeded(
-            lambda: nn.Sequential(nn.Linear(wide, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1), nn.Flatten(-2, -1)), seed
-        )
-
-    def data(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Give a split, ``[N, D]`` and ``[N]``."""
-        return self.table.split(split)
-
-    def loss(self, model: Model, batch: Batch) -> Tensor:
-        """Give the squared error of the normalised target, ``[]``."""
-        return squared_error(model, batch)
-
-    def score(self, model: Model, batch: Batch) -> Tensor:
-        """Give the squared error in the target's own unit, ``[]``."""
-        return squared_error(model, batch) * self.table.deviation**2
+WIDE, WHOLE = math.inf, 25.0  # no clipping; more e-folds than the rate's whole range has
 
 
 @dataclass(frozen=True)
@@ -111,31 +39,46 @@ class Method:
 
     Attributes:
         name: as in the table.
-        make: gives the controller.
+        make: gives the controller of runs that begin with that number.
         turns: the knobs' names; the others stay where they were drawn.
         every: steps between its decisions.
         needs_val: whether the validation examples are kept from the training.
+        rate: the largest change of a knob that is turned, per decision; None: the knob's own.
     """
 
     name: str
-    make: Callable[[], Controller]
+    make: Callable[[int], Controller]
     turns: tuple[str, ...] = ("lr", "momentum", "weight_decay")
     every: int = 10
     needs_val: bool = True
+    rate: float | None = None
 
     @property
     def panel(self) -> Panel:
         """All three knobs; those that are not turned move by nothing that counts."""
-        return Panel(knob if knob.name in self.turns else replace(knob, rate=1e-12) for knob in KNOBS)
+        return Panel(
+            replace(knob, rate=self.rate or knob.rate) if knob.name in self.turns else replace(knob, rate=1e-12)
+            for knob in KNOBS
+        )
 
 
-def _implicit(lookback: int, examples: int | None = None, lr: float = 0.05) -> Callable[[], Controller]:
-    return lambda: Hypergradient(Implicit(lookback, examples), Adam(lr), clip=WIDE)
+def _constant(first: int) -> Controller:
+    return Constant()
+
+
+def _followed(estimator: Estimator, lr: float = 0.05) -> Callable[[int], Controller]:
+    return lambda first: Hypergradient(estimator, Adam(lr), clip=WIDE)
+
+
+def _implicit(lookback: int, examples: int | None = None) -> Callable[[int], Controller]:
+    return _followed(Implicit(lookback, examples))
 
 
 METHODS = (
-    Method("random", Constant, needs_val=False),
-    Method("random, validation kept", Constant),
+    Method("random", _constant, needs_val=False),
+    Method("random, validation kept", _constant),
+    Method("random, rate stepped (xLR)", SteppedRate, ("lr",), needs_val=False),
+    Method("LR (Baydin), T=1", lambda first: Baydin(), ("lr",), every=1, needs_val=False, rate=WHOLE),
     Method("WD (Lorraine)", _implicit(5), ("weight_decay",)),
     Method("WD+LR, T=10 i=5", _implicit(5), ("lr", "weight_decay")),
     Method("WD+LR+M, T=10 i=5", _implicit(5)),
@@ -145,8 +88,9 @@ METHODS = (
     Method("WD+LR+M, T=5 i=5, 64 examples", _implicit(5, 64), every=5),
     Method("WD+LR+M, T=3 i=5, 64 examples", _implicit(5, 64), every=3),
     Method("WD+LR+M, T=10 i=5, 64 examples", _implicit(5, 64)),
-    Method("one-step validation, T=1", lambda: Hypergradient(OneStepValidation(), Adam(0.005), clip=WIDE), every=1),
-    Method("through 5 steps, T=10", lambda: Hypergradient(Unroll(5), Adam(), clip=WIDE)),
+    Method("WD+LR+M, T=5 i=5, 16 examples", _implicit(5, 16), every=5),
+    Method("one-step validation, T=1", _followed(OneStepValidation(), 0.005), every=1),
+    Method("through 5 steps, T=10", _followed(Unroll(5))),
 )
 """Those of the paper's Table 1 that are here, and the quality–cost frontier around its method. T: steps between
 updates; i: terms of the series; examples: that the Hessian is of, where not all."""
