@@ -3,9 +3,10 @@
 A perceptron of two hidden layers on normal noise, SGD with momentum, batches of 64, one member of the plant. Plain
 training and an estimator take turns of a few steps in one process of their own; every step leads to a reading, so that
 the extra time is the price of one hypergradient in plain steps (of one step, for those that follow every step). Peak
-memory is the process's beyond that of plain training, what torch loads for it included. Two sweeps: 1e4 to 1e7
-parameters at one hyperparameter, and 1 to 1,000 hyperparameters (three knobs at as many sites as it takes) at about 3e4
-parameters::
+memory is the process's beyond that of plain training, what torch loads for it included. Three sweeps: 1e4 to 1e7
+parameters at one hyperparameter; 1 to 10,000 hyperparameters (three knobs at as many sites as it takes) at about 3e4
+parameters; and a learning rate for every parameter, 1e4 to 1e7 of them, followed by Adam. What has a row is not run
+again::
 
     OMP_NUM_THREADS=1 python benchmarks/hypergrad.py
 
@@ -32,7 +33,8 @@ import torch
 from rows import append, facts
 from torch import Tensor, nn
 
-from trimtab.hypergrad import ESTIMATORS, Estimator, ForwardMode, HyperDistill, estimator_named
+from trimtab.hypergrad import ESTIMATORS, Estimator, ForwardMode, HyperDistill, PerParameter, estimator_named
+from trimtab.hypergrad.followers import Adam
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
 from trimtab.rules import SGD
@@ -44,7 +46,8 @@ RESULTS = Path(__file__).parent.parent / "results" / "hypergrad.jsonl"
 KNOBS = ("lr", "momentum", "weight_decay")
 TURNS, LOOKBACK, PAIRS, PRODUCT = 5, 5, 4, 4 / 3
 WIDTHS = {10_000: 76, 100_000: 290, 1_000_000: 975, 10_000_000: 3137}
-SITES = {1: 1, 12: 4, 102: 34, 1002: 334}
+SITES = {1: 1, 12: 4, 102: 34, 1002: 334, 10_002: 3334}
+FEW = ("one-step-validation", "implicit")  # what is measured at the most sites: reverse mode does not see them
 
 
 class Noise:
@@ -90,10 +93,16 @@ class Noise:
 def main() -> None:
     """Sweep both."""
     cases = [("parameters", size, 1) for size in WIDTHS] + [("hyperparameters", 30_000, count) for count in SITES]
+    cases += [("rates", size, 1) for size in WIDTHS]
+    had = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     for sweep, size, count in cases:
         for name in ESTIMATORS:
-            if name == "forward" and (count > 200 or size * count > 2e7):
+            if name == "forward" and (sweep == "rates" or count > 200 or size * count > 2e7):
                 continue  # it carries as many copies of the weights
+            if (count > 2000 and name not in FEW) or (sweep == "rates" and name == "zeroth-order"):
+                continue
+            if any(is_of(row, sweep, size, count, name) for row in had):
+                continue
             asked = json.dumps({"sweep": sweep, "size": size, "count": count, "estimator": name})
             done = subprocess.run([sys.executable, __file__, asked], capture_output=True, text=True, check=False)
             if done.returncode:
@@ -102,6 +111,12 @@ def main() -> None:
             row = facts() | json.loads(done.stdout.splitlines()[-1])
             append(RESULTS, row | {"command": "python benchmarks/hypergrad.py"})
             print(done.stdout.splitlines()[-1], flush=True)
+
+
+def is_of(row: dict[str, Any], sweep: str, size: int, count: int, name: str) -> bool:
+    """Say whether a row is of a case."""
+    near = abs(row["parameters"] / size - 1) < 0.3 and (sweep == "rates" or row["hyperparameters"] == count)
+    return bool(near and row["sweep"] == sweep and row["estimator"] == name)
 
 
 def measure(sweep: str, size: int, count: int, estimator: str) -> dict[str, Any]:
@@ -116,12 +131,13 @@ def measure(sweep: str, size: int, count: int, estimator: str) -> dict[str, Any]
     plain = runner(task, knobs, groups, None)
     plain()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    follower = runner(task, knobs, groups, made(estimator))
+    chosen = made(estimator)
+    follower = runner(task, knobs, groups, PerParameter(chosen, Adam()) if sweep == "rates" else chosen)
     follower()
     pairs = [(timed(plain), timed(follower)) for _ in range(TURNS)]
     extra = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     weights = sum(p.numel() for p in task.build(0).parameters())
-    hypers = len(groups) * len(knobs)
+    hypers = weights if sweep == "rates" else len(groups) * len(knobs)
     return {
         "sweep": sweep,
         "estimator": estimator,

@@ -346,3 +346,92 @@ def test_updates_are_the_optimizer_s_own_where_nobody_acts(mode: str) -> None:
                 pilot.step(loss)
         ends.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("name", ["one-step-validation", "implicit", "unroll", "forward"])
+def test_accumulated_gradients_are_those_of_the_joined_batch(name: str) -> None:
+    """Two micro-batches, and a `loss_fn` that averages over both, are one batch of all: the same knobs and weights."""
+    ends = []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        x, y = torch.randn(16, 3), torch.randn(16, 1)
+        controller = Hypergradient(name)
+
+        def loss_of(rows: Tensor, model: nn.Module = model, x: Tensor = x, y: Tensor = y) -> Tensor:
+            return (model(x[rows]) - y[rows]).square().mean()
+
+        def held_out(model: nn.Module = model) -> Tensor:
+            return (model(torch.ones(4, 3)) - 0.5).square().mean()
+
+        pilot = trimtab.attach(
+            optimizer,
+            controller,
+            knobs=("lr", "momentum"),
+            model=model,
+            every=5,
+            loss_fn=(lambda micro: torch.stack([loss_of(rows) for rows in micro]).mean())
+            if "loss_fn" in controller.needs
+            else None,
+            validation_loss=held_out,
+        )
+        for number in range(20):
+            rows = torch.randperm(16, generator=torch.Generator().manual_seed(number))[:8]
+            micro, total = rows.chunk(parts), 0.0
+            optimizer.zero_grad()
+            for some in micro:
+                loss = loss_of(some) / parts
+                loss.backward()
+                total += float(loss.detach())
+            optimizer.step()
+            pilot.step(total, batch=micro)
+        used = torch.tensor(pilot.get_last_lr())
+        ends.append(torch.cat([*(p.detach().reshape(-1) for p in model.parameters()), used]))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-8, atol=1e-10)
+    assert abs(float(ends[0][-1]) - 0.05) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["one-step", "one-step-validation", "implicit", "unroll"])
+def test_under_bfloat16_autocast_it_goes_the_same_way(name: str) -> None:
+    """The slopes of a run in mixed precision are those of float32, but for bfloat16's rounding."""
+    slopes = []
+    for is_mixed in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 1)).float()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        x = torch.randn(64, 3, dtype=torch.float32)
+        y = x.sum(1, keepdim=True).sin()
+        controller = Hypergradient(name)
+
+        def loss_fn(
+            batch: Any = None,
+            model: nn.Module = model,
+            x: Tensor = x,
+            y: Tensor = y,
+            is_mixed: bool = is_mixed,
+        ) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+                return (model(x).float() - y).square().mean()
+
+        pilot = trimtab.attach(
+            optimizer,
+            controller,
+            knobs=("lr", "momentum"),
+            model=model,
+            mode="suggest",
+            every=5,
+            loss_fn=loss_fn if "loss_fn" in controller.needs else None,
+            validation_loss=loss_fn if "val_hypergrad" in controller.needs else None,
+        )
+        for _ in range(21):
+            loss = loss_fn()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            pilot.step(loss, batch=(x, y))
+        seen = [decision.seen.signals.hypergrad for _, decision in pilot.trace.decisions]
+        slopes.append(torch.stack([one[0, 0] for one in seen if one is not None])[2:])
+    cosine = torch.nn.functional.cosine_similarity(slopes[0], slopes[1], dim=0)
+    assert (cosine > 0.97).all(), cosine
+    assert not torch.equal(slopes[0], slopes[1])
