@@ -70,6 +70,19 @@ def test_a_factor_is_on_the_magnitude() -> None:
     torch.testing.assert_close(scaled, torch.tensor([[0.05, 0.95]], dtype=F64), rtol=1e-15, atol=0)
 
 
+def test_a_factor_does_not_lead_out_of_the_range() -> None:
+    """A schedule stops at the bounds that the user gave; what the user put beyond them stays there."""
+    panel = Panel([Knob("lr", 0.01, 0.1, "log"), Knob("momentum", 0.0, 0.95, "one_minus_log")])
+    for value, factor, expected in (
+        ((0.05, 0.9), (0.1, 0.1), (0.01, 0.95)),
+        ((0.05, 0.9), (3.0, 20.0), (0.1, 0.0)),
+        ((0.5, 0.99), (1.0, 1.0), (0.5, 0.99)),
+        ((0.5, 0.99), (0.01, 0.5), (0.01, 0.99)),
+    ):
+        scaled = panel.scaled(torch.tensor([value], dtype=F64), torch.tensor([factor], dtype=F64))
+        torch.testing.assert_close(scaled, torch.tensor([expected], dtype=F64), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize(
     ("fields", "law"),
     [

@@ -147,7 +147,7 @@ def test_a_held_state_shares_no_memory() -> None:
         (lambda kept: kept["params"].__setitem__(0, torch.ones(2)), r"holds 6 params, this run has 6, or their shapes"),
         (lambda kept: kept["buffers"].pop(), r"holds 2 buffers, this run has 3"),
         (lambda kept: kept["slots"].pop(), r"holds 6 params, and slots of 5"),
-        (lambda kept: kept.pop("slots"), r"must have 'params', 'slots' and 'buffers', got \['buffers', 'params'\]"),
+        (lambda kept: kept.pop("slots"), r"must have params, slots, groups, buffers, got buffers, groups, params"),
     ],
 )
 def test_another_model_s_snapshot_is_refused(change: Any, words: str) -> None:
@@ -164,3 +164,20 @@ def test_another_model_s_snapshot_is_refused(change: Any, words: str) -> None:
     with pytest.raises(StateError, match=words):
         snapshot.restore()
     assert before == picture(net, optimizer)
+
+
+def test_what_an_optimizer_counts_in_its_groups_goes_back_and_what_is_set_there_stays() -> None:
+    """A count and an estimate are put back; a rate that somebody set since is not."""
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    group = optimizer.param_groups[0]
+    group |= {"k": 3, "d": torch.tensor(0.5)}
+    distance = group["d"]
+    snapshot = Snapshot(optimizer, model)
+    snapshot.hold()
+    snapshot.keep()
+    group |= {"k": 9, "lr": 0.7}
+    distance.fill_(torch.nan)
+    snapshot.restore()
+    assert (3, 0.7, 0.5) == (group["k"], group["lr"], distance.item())
+    assert group["d"] is distance

@@ -190,9 +190,11 @@ class Panel(tuple[Knob, ...]):
         return torch.stack([knob.from_unit(u) for knob, u in zip(self, unit.unbind(-1), strict=True)], -1)
 
     def scaled(self, values: Tensor, factors: Tensor) -> Tensor:
-        """``[..., K]`` values times ``[..., K]`` factors, each on its knob's magnitude (:meth:`Knob.scaled`)."""
+        """``[..., K]`` values times ``[..., K]`` factors, on each knob's magnitude; in its range, if the value is."""
         pairs = zip(self, values.unbind(-1), factors.unbind(-1), strict=True)
-        return torch.stack([knob.scaled(v, f) for knob, v, f in pairs], -1)
+        scaled = [(knob, v, knob.scaled(v, f)) for knob, v, f in pairs]
+        held = [torch.minimum(torch.maximum(to, v.clamp(max=k.low)), v.clamp(min=k.high)) for k, v, to in scaled]
+        return torch.stack(held, -1)
 
     def rates(self) -> Tensor:
         """``[K]`` float64: the largest change per decision after the first steps, in units of the unit cube."""

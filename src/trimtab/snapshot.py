@@ -1,7 +1,7 @@
 """Snapshot: a verified state of a live run to go back to.
 
-Holds parameters, the optimizer's slots and, where the model is known, its buffers. On an accelerator the copy lies in
-pinned memory of the host.
+Holds parameters, the optimizer's slots, what it counts in its groups (Prodigy's distance, Schedule-Free's weights) and,
+where the model is known, its buffers. On an accelerator the copy lies in pinned memory of the host.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimtab.checkpoint import copied
 from trimtab.errors import StateError
 from trimtab.guard import Verdict
 from trimtab.ranks import is_sharded
 
 State = dict[str, Any]
+PARTS = ("params", "slots", "groups", "buffers")
+# what is set from outside, by a user, a schedule or a pilot, is no state to go back to
+SET_FROM_OUTSIDE = frozenset({"params", "lr", "initial_lr", "betas", "momentum", "weight_decay", "eps"})
 
 
 class Snapshot:
@@ -39,6 +43,7 @@ class Snapshot:
         self._held = {
             "params": [_copied(p.detach()) for p in self._params()],
             "slots": [{name: _copied(v) for name, v in slots[p].items()} if p in slots else {} for p in self._params()],
+            "groups": [_counted(group) for group in self._optimizer.param_groups],
             "buffers": [] if self._model is None else [_copied(b) for b in self._model.buffers()],
         }
 
@@ -73,8 +78,8 @@ class Snapshot:
         Raises:
             StateError: its parameters, slots or buffers are not as many, or of other shapes.
         """
-        if kept.keys() != {"params", "slots", "buffers"}:
-            raise StateError(f"A snapshot must have 'params', 'slots' and 'buffers', got {sorted(map(str, kept))}.")
+        if kept.keys() != set(PARTS):
+            raise StateError(f"A snapshot must have {', '.join(PARTS)}, got {', '.join(sorted(map(str, kept)))}.")
         buffers = [] if self._model is None else list(self._model.buffers())
         for name, live in (("params", self._params()), ("buffers", buffers)):
             found, expected = [t.shape for t in kept[name]], [t.shape for t in live]
@@ -83,6 +88,10 @@ class Snapshot:
                     f"The snapshot holds {len(found)} {name}, this run has {len(expected)}, or their shapes differ: it "
                     f"was taken of another model."
                 )
+        if len(kept["groups"]) != len(self._optimizer.param_groups):
+            raise StateError(
+                f"The snapshot holds {len(kept['groups'])} groups, this run has {len(self._optimizer.param_groups)}."
+            )
         if len(kept["slots"]) != len(kept["params"]):
             raise StateError(f"The snapshot holds {len(kept['params'])} params, and slots of {len(kept['slots'])}.")
 
@@ -103,6 +112,9 @@ class Snapshot:
         for param, saved, slots in zip(self._params(), self.kept["params"], self.kept["slots"], strict=True):
             param.copy_(saved)
             self._restore_slots(param, slots)
+        for group, saved in zip(self._optimizer.param_groups, self.kept["groups"], strict=True):
+            for name, value in saved.items():
+                _put(group, name, value)
         if self._model is not None:
             for buffer, saved in zip(self._model.buffers(), self.kept["buffers"], strict=True):
                 buffer.copy_(saved)
@@ -124,6 +136,19 @@ class Snapshot:
 
     def _params(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+
+def _counted(group: dict[str, Any]) -> dict[str, Any]:
+    """Copy the numbers that an optimizer may count up in a group of its own."""
+    numbers = {name: value for name, value in group.items() if isinstance(value, int | float | Tensor)}
+    return {name: copied(value) for name, value in numbers.items() if name not in SET_FROM_OUTSIDE}
+
+
+def _put(group: dict[str, Any], name: str, value: Any) -> None:
+    if isinstance(value, Tensor) and isinstance(group.get(name), Tensor):
+        group[name].copy_(value)
+    else:
+        group[name] = copied(value)
 
 
 def _copied(value: Any) -> Any:
