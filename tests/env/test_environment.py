@@ -130,6 +130,7 @@ def test_a_poisoned_validation_split_is_seen() -> None:
         {"reward": "terminal"},
         {"starts": (1e-3, 1e-2)},
         {"leap": 1.0},
+        {"judged": 32},
         {"validate_every": 10},
         {"instances": "held-out"},
         {"dtype": "float64"},

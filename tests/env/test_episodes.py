@@ -212,7 +212,7 @@ def test_a_branch_of_one_leaves_the_run_alone() -> None:
 def test_what_cannot_be_is_refused() -> None:
     """Shapes, horizons, states and orders that do not fit name the law and the values."""
     here = plant()
-    with pytest.raises(TaskError, match="multiple of the steps between readings, got members=1, horizon=15, every=10"):
+    with pytest.raises(TaskError, match="readings, got members=1, judged=256, horizon=15, every=10"):
         Episodes(here, 1, horizon=15)
     with pytest.raises(TaskError, match="`1 <= leap <= 3`"):
         Episodes(here, 1, horizon=20, leap=5.0)

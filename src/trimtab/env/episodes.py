@@ -28,7 +28,7 @@ from trimtab.plant import Plant
 from trimtab.rollout import Voyage
 from trimtab.signals import Signals
 
-JUDGED = 256  # validation examples at most that a reward is measured on
+JUDGED = 256  # validation examples at most that a reward is measured on, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Episodes:
         validate_every: show the validation loss at readings that are multiples of it; None: never.
         leap: what an action of 1 is as a move in the first ten steps; 1 afterwards.
         reward: what is given for what.
+        judged: validation examples, the first ones, that it is measured on.
 
     Raises:
         TaskError: a setting does not hold.
@@ -89,11 +90,12 @@ class Episodes:
         validate_every: int | None = None,
         leap: float = LEAP,
         reward: Reward | None = None,
+        judged: int = JUDGED,
     ) -> None:
-        if members < 1 or horizon < 1 or horizon % plant.every:
+        if min(members, horizon, judged) < 1 or horizon % plant.every:
             raise TaskError(
-                "Episodes need `members >= 1` and a horizon that is a multiple of the steps between readings, got "
-                f"members={members}, horizon={horizon}, every={plant.every}."
+                "Episodes need `members >= 1`, `judged >= 1` and a horizon that is a multiple of the steps between "
+                f"readings, got members={members}, judged={judged}, horizon={horizon}, every={plant.every}."
             )
         if not 1 <= leap <= LEAP:
             raise TaskError(f"`1 <= leap <= {LEAP:g}` must hold, got {leap}.")
@@ -101,7 +103,7 @@ class Episodes:
         self.reward = reward or Reward()
         self._voyage = Voyage(plant, Outside(prior), horizon=horizon, guard=guard, validate_every=validate_every)
         x, y = plant.split("val")
-        self._val = x[:JUDGED], y[:JUDGED]
+        self._val = x[:judged], y[:judged]
         self._waiting: list[tuple[Squad, Pause]] = []
         features = len(plant.features().names)
         self.features = torch.zeros(members, len(plant.sites), features, dtype=torch.float64)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.env.episodes import Episodes
+from trimtab.env.episodes import JUDGED, Episodes
 from trimtab.env.reward import Curve, Kind, Reward
 from trimtab.errors import TaskError
 from trimtab.guard import Guard
@@ -49,6 +49,7 @@ class Setting:
         by: what is turned on its own: "run", "layer" or "block".
         prior: the schedule under the moves, a name in :data:`trimtab.controllers.schedule.SCHEDULES`.
         reward: "progress", "terminal" or "speed-up" (:class:`trimtab.env.reward.Reward`).
+        judged: validation examples, the first ones, that the reward is measured on.
         starts: learning rates that instances begin with, log-uniform between; other knobs begin at their defaults.
         leap: what an action of 1 is as a move in the first ten steps.
         has_guard: whether a guard brings runs back, and ends the episode when it gives up.
@@ -69,6 +70,7 @@ class Setting:
     by: str = "run"
     prior: str = "constant"
     reward: Kind = "progress"
+    judged: int = JUDGED
     starts: tuple[float, float] = (1e-5, 1.0)
     leap: float = LEAP
     has_guard: bool = True
@@ -120,6 +122,7 @@ class Setting:
             validate_every=self.validate_every,
             leap=self.leap,
             reward=Reward(self.reward, self.curve() if self.reward == "speed-up" else None),
+            judged=self.judged,
         )
 
     def drawn(self, rng: np.random.Generator) -> int:

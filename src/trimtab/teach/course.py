@@ -22,18 +22,22 @@ from trimtab.teach.evolution import Evolution, Teacher
 from trimtab.teach.fitness import Baseline
 from trimtab.teach.genome import Genome
 from trimtab.teach.pes import PersistentEvolution
+from trimtab.teach.ppo import Proximal
 from trimtab.teach.sources import SOURCES
 from trimtab.teach.unroll import Unroll
 
 Table = dict[str, Any]
-METHODS = {"evolution": Evolution, "persistent": PersistentEvolution, "unroll": Unroll}
+METHODS = {"evolution": Evolution, "persistent": PersistentEvolution, "unroll": Unroll, "ppo": Proximal}
 OWN = {  # keys that not every method has
     "pairs": ("evolution", "persistent"),
     "sigma": ("evolution", "persistent"),
     "regret": ("evolution",),
     "unroll": ("persistent", "unroll"),
-    "members": ("unroll",),
+    "members": ("unroll", "ppo"),
     "clip": ("unroll",),
+    "decay": ("evolution", "persistent", "unroll"),
+    "epochs": ("ppo",),
+    "noise": ("ppo",),
 }
 DEFAULTS: dict[str, Table] = {
     "": {"name": "", "seed": 0},
@@ -67,6 +71,8 @@ DEFAULTS: dict[str, Table] = {
         "unroll": 50,
         "members": 32,
         "clip": 1.0,
+        "epochs": 8,
+        "noise": 0.4,
     },
     "examination": {"every": 50, "lessons": 16},
     "budget": {"minutes": 0.0},

@@ -1,0 +1,225 @@
+"""PPO: teaching by proximal policy optimization, model-free, on the same lessons as the other teachers.
+
+A generation takes `tasks` lessons one after the other: every member plays a whole episode of the lesson, from weights,
+order of examples and starts of its own, and PPO updates actor and critic on it. Stable-Baselines3 does PPO's own
+arithmetic; what it teaches is a :class:`trimtab.controllers.Policy` (:mod:`trimtab.teach.agents`).
+
+Schulman et al. 2017, arXiv:1707.06347, with generalized advantages (Schulman et al. 2016, arXiv:1506.02438). Differs
+from the sources: episodes are finite and their reward telescopes to the fall of the log validation loss, so that
+nothing is discounted; the noise is about ``tanh`` of the mean.
+
+Randomness is counted, not carried: generation and lesson seed it, so that teaching goes on bit for bit after a kill.
+
+Letters: ``P`` taught weights, ``B`` members.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import StateError, TaskError
+from trimtab.guard import Guard
+from trimtab.knobs import Panel
+from trimtab.teach.ascent import Ascent, falling
+from trimtab.teach.distribution import Lesson
+from trimtab.teach.draw import mixed
+from trimtab.teach.evolution import Lessons, Record
+from trimtab.teach.genome import Genome
+from trimtab.workers import Spread
+
+if TYPE_CHECKING:
+    from trimtab.env.episodes import Episodes
+
+EVERY = 10  # steps between decisions, the plant's own
+GAE, CLIP, MAX_GRAD = 0.95, 0.2, 0.5  # the library's and the source's usual values
+ACTING = 31  # what a generation's draws are for
+
+
+@dataclass(frozen=True)
+class Practice:
+    """The state of :class:`Proximal`.
+
+    Attributes:
+        ascent: where the policy stands; its moments are not used.
+        agent: actor, critic and their optimizer, as bytes; empty at the beginning.
+    """
+
+    ascent: Ascent
+    agent: bytes
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """Proximal policy optimization.
+
+    Args:
+        genome: what is taught; "mlp" only, for the library's actor has no memory.
+        panel: the knobs that are turned.
+        by: what is a site: "run".
+        members: ``B`` of each lesson, from as many starts.
+        tasks: lessons a generation.
+        rate: Adam's at the start; it falls linearly to 0 over the generations.
+        generations: how many there will be.
+        seed: of the moves tried.
+        epochs: times that each batch of moves is gone through.
+        noise: standard deviation of the moves tried, at the beginning; it is learned.
+
+    Raises:
+        TaskError: a setting is out of range, or the policy has a memory or several sites.
+    """
+
+    genome: Genome
+    panel: Panel
+    by: str = "run"
+    members: int = 32
+    tasks: int = 2
+    rate: float = 1e-3
+    generations: int = 500
+    seed: int = 0
+    epochs: int = 8
+    noise: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        counts = {name: getattr(self, name) for name in ("members", "tasks", "generations", "epochs")}
+        if not (min(counts.values()) >= 1 and 0 < self.rate < math.inf and 0 < self.noise < math.inf):
+            raise TaskError(
+                "PPO needs `members`, `tasks`, `generations`, `epochs` of at least 1, `rate > 0` and `noise > 0`, got "
+                f"{counts}, rate={self.rate}, noise={self.noise}."
+            )
+        if self.genome.spec["kind"] != "mlp" or self.by != "run":
+            raise TaskError(
+                f"PPO teaches policies without memory at one site, kind 'mlp' and sites 'run', got "
+                f"{self.genome.spec['kind']!r} and {self.by!r}."
+            )
+
+    def start(self, mean: Tensor) -> Practice:
+        """Stand at a policy's taught weights, ``[P]``."""
+        return Practice(Ascent.begin(mean.double()), b"")
+
+    def generation(self, state: Practice, lessons: Lessons, spread: Spread = map) -> tuple[Practice, Record]:
+        """Play and learn `tasks` lessons; a pure function of its arguments.
+
+        Args:
+            state: what `start` or the last call handed back.
+            lessons: gives them by number.
+            spread: not used: lessons build on each other.
+
+        Returns:
+            The new state; and the mean reward of an episode, the noise, and how far the weights went.
+        """
+        from trimtab.teach.agents import read_off, seeded
+
+        number, agent, rewards = state.ascent.number, state.agent, []
+        rate = falling(self.rate, number, self.generations)
+        for task in range(self.tasks):
+            with seeded(mixed(self.seed, number, task, ACTING)):
+                model = self._played(lessons(number * self.tasks + task), state.ascent.mean, agent, rate)
+                model.train()
+            agent = _packed(model)
+            rewards.append(float(model.rollout_buffer.rewards.sum(0).mean()))
+        policy = read_off(model.policy, self.genome)
+        mean = self.genome.started(policy)
+        record = {
+            "reward": sum(rewards) / len(rewards),
+            "noise": float(model.policy.log_std.detach().exp().mean()),
+            "distance": float((mean - state.ascent.mean).norm()),
+        }
+        return Practice(replace(state.ascent, mean=mean, number=number + 1), agent), record
+
+    def tree(self, state: Practice) -> dict[str, Any]:
+        """Give a state as a dictionary of tensors, a number and bytes."""
+        return {"mean": state.ascent.mean, "number": state.ascent.number, "agent": state.agent}
+
+    def of_tree(self, tree: dict[str, Any]) -> Practice:
+        """Take what `tree` gave.
+
+        Args:
+            tree: of a state.
+
+        Returns:
+            The state.
+
+        Raises:
+            StateError: it is of another teacher, or of another policy.
+        """
+        if "agent" not in tree or tuple(tree["mean"].shape) != (self.genome.size,):
+            raise StateError(f"This is no state of PPO with {self.genome.size} taught weights.")
+        return Practice(replace(Ascent.begin(tree["mean"]), number=tree["number"]), tree["agent"])
+
+    def _played(self, lesson: Lesson, mean: Tensor, agent: bytes, rate: float) -> Any:
+        """Give a model whose buffer holds an episode of every member, by the actor as it was."""
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.callbacks import CallbackList
+        from stable_baselines3.common.logger import configure
+
+        from trimtab.teach.agents import Actor, PlantVecEnv, minibatch, seat
+
+        episodes, turns = self._episodes(lesson)
+        starts, seeds = lesson.starts(self.panel, self.members), lesson.seeds(self.members)
+
+        def begin(places: Sequence[int]) -> None:
+            chosen = list(places)
+            episodes.begin(chosen, starts[chosen, None], [seeds[place] for place in chosen])
+
+        env = PlantVecEnv(episodes, begin)
+        model: Any = PPO(
+            Actor,
+            env,
+            learning_rate=rate,
+            n_steps=turns,
+            batch_size=minibatch(turns * self.members),
+            n_epochs=self.epochs,
+            gamma=1.0,
+            gae_lambda=GAE,
+            clip_range=CLIP,
+            max_grad_norm=MAX_GRAD,
+            policy_kwargs={"genome": self.genome, "log_std_init": math.log(self.noise)},
+            device="cpu",
+        )
+        model.set_logger(configure(None, []))
+        if agent:
+            _unpack(agent, model)
+        else:
+            seat(model.policy, self.genome.policy(mean))
+        model._last_obs, model._last_episode_starts = env.reset(), [True] * self.members
+        callback = CallbackList([])
+        callback.init_callback(model)
+        model.ep_info_buffer, model.ep_success_buffer = [], []
+        model.collect_rollouts(env, callback, model.rollout_buffer, turns)
+        return model
+
+    def _episodes(self, lesson: Lesson) -> tuple[Episodes, int]:
+        """Make a lesson's episodes, cut to whole readings, and say how many decisions one has."""
+        from trimtab.env.episodes import Episodes
+
+        horizon = max(EVERY, lesson.horizon // EVERY * EVERY)
+        episodes = Episodes(
+            lesson.plant(self.panel, self.by),
+            self.members,
+            horizon=horizon,
+            prior=self.genome.spec["prior"],
+            guard=Guard(),
+            validate_every=lesson.validate_every,
+            leap=self.genome.spec["leap"],
+        )
+        return episodes, 3 + horizon // EVERY
+
+
+def _packed(model: Any) -> bytes:
+    blob = io.BytesIO()
+    torch.save({"policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}, blob)
+    return blob.getvalue()
+
+
+def _unpack(agent: bytes, model: Any) -> None:
+    tree = torch.load(io.BytesIO(agent), weights_only=True)
+    model.policy.load_state_dict(tree["policy"])
+    model.policy.optimizer.load_state_dict(tree["optimizer"])
