@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from trimtab.bench.onepass.blocks import estimate, squared_error
 from trimtab.bench.onepass.command import one_pass
 from trimtab.bench.onepass.page import as_json, as_markdown, frontier, outcomes, write_page
 from trimtab.bench.onepass.problems import Fashion, FullBatch, problem_named
@@ -154,12 +155,36 @@ def test_the_stepped_rate_is_drawn_every_ten_steps_for_each_run() -> None:
 
 @needs_data
 def test_the_bench_s_network_is_two_linear_layers() -> None:
-    """Its transposed products give what ``Linear, ReLU, Linear`` gives with the same weights."""
+    """Its transposed products, and its blocks, give what ``Linear, ReLU, Linear`` gives with the same weights."""
     task = FullBatch("power")
     model, x = task.build(3), task.data("val")[0]
     plain = torch.nn.Sequential(torch.nn.Linear(4, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
     plain.load_state_dict(dict(zip(plain.state_dict(), model.state_dict().values(), strict=True)))
     torch.testing.assert_close(plain(x)[:, 0], model(x), rtol=1e-5, atol=1e-6)
+    error = (plain(x)[:, 0] - task.data("val")[1]).square().mean()
+    torch.testing.assert_close(error, task.loss(model, Batch(*task.data("val"))), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("examples", [40, 1300])
+def test_blocks_give_what_autograd_gives(examples: int) -> None:
+    """Loss, gradient, and the gradient's own derivative, of members together (float64, 1e-12)."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = ((3, 7, 4), (3, 7), (3, 1, 7), (3, 1), (3, examples, 4), (3, examples))
+    drawn = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
+    weights, (x, y) = [part.requires_grad_() for part in drawn[:4]], drawn[4:]
+
+    def plain(*inputs: torch.Tensor) -> torch.Tensor:
+        return (estimate(*inputs[:-1]) - inputs[-1]).square().mean()
+
+    found = []
+    for error in (plain, squared_error):
+        loss = torch.func.vmap(error)(*weights, x, y)
+        grads = torch.autograd.grad(loss.sum(), weights, retain_graph=True)
+        bent = torch.autograd.grad(loss.sum(), weights, create_graph=True)
+        second = torch.autograd.grad(bent, weights, [g.detach() for g in bent])
+        found.append((loss, *grads, *bent, *second))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @needs_data
