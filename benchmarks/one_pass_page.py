@@ -1,6 +1,6 @@
 """Take rows of ``trimtab bench one-pass`` into the results, and make the tables and the picture of its page again.
 
-``python benchmarks/one_pass_page.py [ROWS ...]``: rows of other files replace those of the same key in
+``python benchmarks/one_pass_page.py [ROWS ...]``: rows of other files replace those of the same table and method in
 ``results/one-pass.jsonl``; then each table of ``docs/one-pass.md``, between ``<!-- rows: TABLE -->`` and
 ``<!-- end -->``, is what the rows give, and ``docs/one-pass.svg`` shows those of energy.
 """
@@ -23,7 +23,8 @@ def main() -> None:
     """Do it."""
     parser = argparse.ArgumentParser(description="Make the one-pass page's tables again.")
     parser.add_argument("rows", nargs="*", type=Path, help="files of rows to take in first")
-    known = {row["key"]: row for path in (ROWS, *parser.parse_args().rows) for row in read_rows(path)}
+    read = [row for path in (ROWS, *parser.parse_args().rows) for row in read_rows(path)]
+    known = {(row["table"], row["method"], "ratio" in row): row for row in read}
     ROWS.write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in known.values()))
 
     def table(found: re.Match[str]) -> str:
