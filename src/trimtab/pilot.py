@@ -19,7 +19,7 @@ from trimtab.checkpoint import copied, matched, read_checkpoint, write_checkpoin
 from trimtab.gauge import Gauge
 from trimtab.helm import Helm, is_restored
 from trimtab.loop import Validate, after_closure, single, step_kind, validated
-from trimtab.ranks import world
+from trimtab.ranks import agreed, world
 from trimtab.snapshot import Snapshot
 from trimtab.trace import Trace, event_of
 from trimtab.wheel import Wheel
@@ -95,14 +95,17 @@ class Pilot(LRScheduler):
             return
         number, loss = self.last_epoch, single(self._noted if loss is None else loss)
         reads = self.is_enabled and self._gauge.is_ready
-        measured = validated(self._validate, self._validate_every, number) if reads else None
+        measures = reads or (self._wheel.needs_metric and not self.is_enabled)
+        measured = validated(self._validate, self._validate_every, number) if measures else None
         self._answered, self._noted = number, None
         if self.is_enabled:
             self._gauge.add(loss)
             self._gauge.follow(number, batch)
         if reads:
-            self._decide(number, measured)
-        self._wheel.follow()
+            measured = self._decide(number, measured)
+        elif measured is not None:  # without decisions there is only the schedule to tell
+            measured = agreed(measured)
+        self._wheel.follow(measured)
         self._wheel.write(self._state, number + 1)
 
     def note(self, loss: Tensor | float) -> None:
@@ -258,7 +261,8 @@ class Pilot(LRScheduler):
             self._snapshot.hold()
 
     @torch.no_grad()  # a policy's weights would tie each decision to all before it
-    def _decide(self, number: int, measured: float | None) -> None:
+    def _decide(self, number: int, measured: float | None) -> float | None:
+        """Decide; give the validation loss that all ranks agree on."""
         used = self._wheel.used()
         signals = self._gauge.read(number, used, measured)
         if self.mode != "act":
@@ -273,3 +277,4 @@ class Pilot(LRScheduler):
                     self._gauge.forget()
         self._wheel.turned()
         self.trace.keep(number, decision, used, event=event_of(decision, is_acting=self.mode == "act"))
+        return None if signals.val_loss is None else float(signals.val_loss)
