@@ -13,13 +13,19 @@ import pytest
 import torch
 
 from trimtab.bench.onepass.blocks import estimate, squared_error
+from trimtab.bench.onepass.clipped import ClippedSGD
 from trimtab.bench.onepass.command import one_pass
-from trimtab.bench.onepass.page import as_json, as_markdown, frontier, outcomes, write_page
+from trimtab.bench.onepass.page import as_json, as_markdown, best_of_three, frontier, outcomes, write_page
 from trimtab.bench.onepass.problems import Fashion, FullBatch, problem_named
 from trimtab.bench.onepass.run import Job, begun, plant_of, run
 from trimtab.bench.onepass.suite import METHODS, method_named, starts
+from trimtab.controllers import Constant
 from trimtab.errors import TaskError
+from trimtab.hypergrad import Unroll
+from trimtab.plant import Plant
+from trimtab.rollout import Voyage
 from trimtab.task import Batch
+from trimtab.tasks import task_named
 
 needs_data = pytest.mark.skipif("TRIMTAB_DATA" not in os.environ, reason="TRIMTAB_DATA is not set")
 ORIGIN = {"commit": "abc", "machine": "one", "command": "trimtab bench one-pass"}
@@ -50,6 +56,17 @@ def test_scores_leave_lost_runs_out_and_count_them() -> None:
     assert math.isnan(lost.mean)
 
 
+def test_the_best_of_three_is_chosen_by_validation() -> None:
+    """Of each group of three the run with the lowest held-out score counts, at three runs' cost; a rest is left out."""
+    kept = row("random, validation kept", [5.0, 6.0, 7.0, None, 2.0, 1.0, 0.1])
+    kept["held_out"] = [0.3, 0.2, 0.9, None, 0.4, 0.5, 0.0]
+    assert [6.0, 2.0] == best_of_three(kept)
+    timed = ORIGIN | {"table": "energy", "method": kept["method"], "runs": 5, "ratio": 1.1}
+    alone, chosen = outcomes([kept, timed])
+    assert (7, 1, 2, 0) == (alone.runs, alone.lost, chosen.runs, chosen.lost)
+    assert (4.0, 2.0, pytest.approx(3.3)) == (chosen.mean, chosen.best, chosen.cost)
+
+
 def test_the_page_shows_table_and_frontier(tmp_path: Path) -> None:
     """Every method is a line of the table and a mark of the picture; JSON has no NaN."""
     rows = [row("a", [1.0, 2.0]), row("b", [3.0, None])]
@@ -60,7 +77,7 @@ def test_the_page_shows_table_and_frontier(tmp_path: Path) -> None:
     page = write_page(rows, tmp_path / "page.html").read_text()
     assert "authors" in page
     assert "<td>a</td>" in page
-    assert "| b | 1 | 3 ± 0 | 3 ± 0 | 3 | 2.00 |" in as_markdown(rows)
+    assert "| b | 1 | 2 | 3 ± 0 | 3 ± 0 | 3 | 2.00 |" in as_markdown(rows)
     assert ["a", "b"] == [entry["method"] for entry in json.loads(as_json(rows))["outcomes"]]
 
 
@@ -105,7 +122,7 @@ def test_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     """What has rows is not run again; the answer is JSON where asked for."""
     names = ["random"]
     first = one_pass("energy", names, tmp_path, count=2, steps=5, jobs=1)
-    assert "| random | 0 |" in first
+    assert "| random | 0 | 2 |" in first
     before = (tmp_path / "rows.jsonl").read_text()
     told = json.loads(one_pass("energy", names, tmp_path, count=2, steps=5, jobs=1, is_json=True))
     assert "random" == told["outcomes"][0]["method"]
@@ -212,12 +229,50 @@ def test_held_out_examples_are_drawn_anew() -> None:
     assert not torch.equal(ends[0], voyage.advance(passage, 30)[1].values[-1])
 
 
+def test_gradients_are_cut_as_torch_cuts_them() -> None:
+    """Ten steps on steep and flat slopes are those of ``clip_grad_norm_`` and ``torch.optim.SGD`` (1e-12)."""
+    rng = torch.Generator().manual_seed(0)
+    slopes = torch.randn(10, 6, generator=rng, dtype=torch.float64) * torch.logspace(-3, 1, 10)[:, None]
+    live = torch.nn.Parameter(torch.randn(6, generator=rng, dtype=torch.float64))
+    rule, values = ClippedSGD(0.25), {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05}
+    optimizer, weights = torch.optim.SGD([live], **values), live.detach()[None].clone()
+    slots = rule.start(weights)
+    told = {name: torch.full((1, 1), value, dtype=torch.float64) for name, value in values.items()}
+    for slope in slopes:
+        live.grad = slope.clone()
+        torch.nn.utils.clip_grad_norm_([live], 0.25)
+        optimizer.step()
+        weights, slots = rule.update(slope[None], slots, weights, told)
+    torch.testing.assert_close(live.detach(), weights[0], rtol=1e-12, atol=1e-12)
+
+
+def test_hypergradients_go_through_the_cut() -> None:
+    """The exact slope through six cut steps by rate, momentum and decay is that of finite differences (float64)."""
+    task, panel, estimator = task_named("diabetes-mlp-v1"), method_named("random").panel, Unroll(6)
+    held_out = tuple(part.double() if part.is_floating_point() else part for part in task.data("val"))
+    plant = Plant(task, ClippedSGD(0.25), panel, every=50, estimator=estimator, held_out=held_out, dtype=torch.float64)
+    voyage = Voyage(plant, Constant())
+
+    def end(values: torch.Tensor) -> float:
+        return float(plant.evaluate(voyage.advance(voyage.begin(values, [0]), 6)[0].copies, held_out)[0])
+
+    start = torch.tensor([[[0.3, 0.5, 1e-2]]], dtype=torch.float64)
+    read = voyage.advance(voyage.begin(start, [0]), 7)[1].decisions[-1].seen.signals.hypergrad
+    assert read is not None
+    for knob in range(3):
+        nudge = 1e-5 * torch.eye(3, dtype=torch.float64)[knob]
+        slope = (end(start + nudge) - end(start - nudge)) / 2e-5
+        assert float(read[0, 0, knob]) == pytest.approx(slope, rel=1e-5)
+    grad = torch.autograd.grad(task.loss(model := task.build(0), Batch(*task.data("train"))), list(model.parameters()))
+    assert float(torch.cat([g.flatten() for g in grad]).norm()) > 0.25
+
+
 def test_what_is_unknown_is_refused(tmp_path: Path) -> None:
     """The error lists what there is."""
     assert len({method.name for method in METHODS}) == len(METHODS)
     with pytest.raises(TaskError, match="no method 'best': there are random; "):
         method_named("best")
-    with pytest.raises(TaskError, match="no table 'iris': there are energy, kin8nm, power, fashion"):
+    with pytest.raises(TaskError, match="no table 'iris': there are energy, kin8nm, power, fashion, ptb, cifar"):
         problem_named("iris")
     with pytest.raises(TaskError, match=r"at least 1 and .* got 0"):
         one_pass("energy", [], tmp_path, count=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,15 +12,18 @@ from typing import Any
 
 import torch
 
+from trimtab.bench.onepass.suite import METHODS
 from trimtab.bench.rows import plain
 from trimtab.charts import INK, PALETTE, Line, Mark, Panel, grid
 from trimtab.templates import render, save_page
 
 DRAWS, SHAPES = 1000, "osD^vX*h"
+KEPT, BEST = "random, validation kept", "random, best of three"
 HEADS = (
     ("method", "what is turned, every T steps, with i terms of the series"),
     ("NaN", "runs that ended at no number; the other columns are without them"),
-    ("mean", "of the squared errors on the test split, in the target's unit; ± is its deviation over 1,000 bootstraps"),
+    ("runs", "how many; of the best of three, groups"),
+    ("mean", "of the final scores on the test split; ± is its deviation over 1,000 bootstraps"),
     ("median", "likewise"),
     ("best", "the lowest"),
     ("cost", "processor seconds over plain training's, timed in turn in one process; – where it was not timed"),
@@ -64,7 +68,7 @@ class Outcome:
 
 
 def outcomes(rows: Sequence[Row]) -> list[Outcome]:
-    """Score rows, in the order in which methods first appear.
+    """Score rows, in the suite's order.
 
     Args:
         rows: of one table.
@@ -74,31 +78,49 @@ def outcomes(rows: Sequence[Row]) -> list[Outcome]:
     """
     costs = {row["method"]: row["ratio"] for row in rows if "ratio" in row}
     found = []
-    for row in rows:
-        if "finals" not in row:
-            continue
-        errors = torch.tensor([x for x in row["finals"] if x is not None], dtype=torch.float64)
-        if not len(errors):
-            nan = float("nan")
-            found.append(Outcome(row["method"], row["runs"], row["runs"], nan, nan, nan, nan, nan, None))
-            continue
-        rng = torch.Generator().manual_seed(0)
-        draws = errors[torch.randint(len(errors), (DRAWS, len(errors)), generator=rng)]
-        means, medians = draws.mean(1), draws.median(1).values
-        found.append(
-            Outcome(
-                row["method"],
-                row["runs"],
-                row["runs"] - len(errors),
-                float(errors.mean()),
-                float(means.std()),
-                statistics.median(errors.tolist()),
-                float(medians.std()),
-                float(errors.min()),
-                costs.get(row["method"]),
-            )
-        )
+    order = {method.name: place for place, method in enumerate(METHODS)}
+    for row in sorted(rows, key=lambda row: order.get(row["method"], len(order))):
+        if "finals" in row:
+            found.append(_outcome(row["method"], row["finals"], costs.get(row["method"])))
+        if "held_out" in row and row["method"] == KEPT:
+            cost = costs.get(row["method"])
+            found.append(_outcome(BEST, best_of_three(row), None if cost is None else 3 * cost))
     return found
+
+
+def best_of_three(row: Row) -> list[float | None]:
+    """Give the finals of the run with the lowest held-out score in each group of three: "Random (3-batched)".
+
+    Args:
+        row: with `finals` and `held_out`; starts are drawn at random, so that neighbours make random groups.
+
+    Returns:
+        One final a whole group; None where all three were lost.
+    """
+    finals, scores = row["finals"], row["held_out"]
+    groups = [range(first, first + 3) for first in range(0, len(finals) - 2, 3)]
+    return [finals[min(group, key=lambda n: math.inf if scores[n] is None else scores[n])] for group in groups]
+
+
+def _outcome(method: str, finals: Sequence[float | None], cost: float | None) -> Outcome:
+    errors = torch.tensor([x for x in finals if x is not None], dtype=torch.float64)
+    if not len(errors):
+        nan = float("nan")
+        return Outcome(method, len(finals), len(finals), nan, nan, nan, nan, nan, None)
+    rng = torch.Generator().manual_seed(0)
+    draws = errors[torch.randint(len(errors), (DRAWS, len(errors)), generator=rng)]
+    means, medians = draws.mean(1), draws.median(1).values
+    return Outcome(
+        method,
+        len(finals),
+        len(finals) - len(errors),
+        float(errors.mean()),
+        float(means.std()),
+        statistics.median(errors.tolist()),
+        float(medians.std()),
+        float(errors.min()),
+        cost,
+    )
 
 
 def cells(outcome: Outcome) -> list[str]:
@@ -106,6 +128,7 @@ def cells(outcome: Outcome) -> list[str]:
     return [
         outcome.method,
         str(outcome.lost),
+        str(outcome.runs),
         f"{_short(outcome.mean)} ± {_short(outcome.mean_deviation)}",
         f"{_short(outcome.median)} ± {_short(outcome.median_deviation)}",
         _short(outcome.best),

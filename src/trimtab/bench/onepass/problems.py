@@ -1,7 +1,8 @@
 """Problems: what is trained, for how long, and how it ends.
 
 Clarke, Oldewage & Hernández-Lobato 2022, arXiv:2110.10461, Sec. 4: three UCI tables, all examples in every batch for
-4,000 steps, and Fashion-MNIST, batches of 50 for 10,000 steps, each with one hidden layer of 50.
+4,000 steps, and Fashion-MNIST, batches of 50 for 10,000 steps, each with one hidden layer of 50; and the Penn Treebank
+and CIFAR-10 in a form reduced for two cores.
 
 Letters: ``B`` runs, ``N`` examples of a split, ``D`` features.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import final
 
@@ -18,9 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.bench.onepass.blocks import estimate, squared_error
+from trimtab.bench.onepass.clipped import ClippedSGD
 from trimtab.errors import TaskError
+from trimtab.rules import SGD, Rule
 from trimtab.task import Batch, Model, Reference, Split, Task
 from trimtab.tasks import classification, energy_mlp, fashion_mlp, kin8nm_mlp, power_mlp
+from trimtab.tasks.cifar_resnet18 import CifarResNet18
+from trimtab.tasks.ptb_lstm import PtbLSTM
 from trimtab.tasks.regression import Table, normalised
 from trimtab.tasks.seeded import build_seeded
 from trimtab.tasks.uci import read_table
@@ -130,6 +135,39 @@ class Fashion:
         return self.loss(model, batch)
 
 
+@final
+class Reduced:
+    """A task of the catalogue, as the bench trains it.
+
+    Args:
+        task: it.
+        horizon: steps.
+        is_merged: train on the validation examples too.
+    """
+
+    card: str = "A task of the catalogue."
+    reference: Reference = REFERENCE
+
+    def __init__(self, task: Task, horizon: int, *, is_merged: bool = False) -> None:
+        self._task, self._is_merged, self.horizon = task, is_merged, horizon
+        self.name, self.batch_size, self.optimizer = f"one-pass-{task.name}", task.batch_size, task.optimizer
+        self.noise_shape, self.build, self.loss = task.noise_shape, task.build, task.loss
+        self.metric = "cross_entropy" if task.metric == "accuracy" else task.metric
+
+    @cached_property
+    def _merged(self) -> tuple[Tensor, Tensor]:
+        parts = [self._task.data(split) for split in ("train", "val")]
+        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+    def data(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Give a split; "train" with the validation examples where merged."""
+        return self._merged if split == "train" and self._is_merged else self._task.data(split)
+
+    def score(self, model: Model, batch: Batch) -> Tensor:
+        """Give what the paper's table shows, ``[]``: the metric, or the cross-entropy for an accuracy."""
+        return self.loss(model, batch) if self.metric == "cross_entropy" else self._task.score(model, batch)
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a table of the paper needs beside its task.
@@ -140,6 +178,7 @@ class Problem:
         fresh: validation examples that are drawn anew for each hypergradient; None: all, always the same.
         lost: a final score from here on counts as a run that was lost, as it does in the source.
         unit: of the score.
+        rule: the optimizer.
     """
 
     make: Callable[[bool], Task]
@@ -147,6 +186,7 @@ class Problem:
     fresh: int | None = None
     lost: float = math.inf
     unit: str = "squared error in the target's unit"
+    rule: Rule = field(default_factory=SGD)
 
 
 PROBLEMS = {
@@ -154,6 +194,12 @@ PROBLEMS = {
     "kin8nm": Problem(lambda merged: FullBatch("kin8nm", is_merged=merged), 20),
     "power": Problem(lambda merged: FullBatch("power", is_merged=merged), 20),
     "fashion": Problem(lambda merged: Fashion(is_merged=merged), 20, 50, 1e3, "cross-entropy in nats"),
+    "ptb": Problem(
+        lambda merged: Reduced(PtbLSTM(), 1000, is_merged=merged), 20, 40, 1e5, "perplexity", ClippedSGD(0.25)
+    ),
+    "cifar": Problem(
+        lambda merged: Reduced(CifarResNet18(), 500, is_merged=merged), 10, 100, unit="cross-entropy in nats"
+    ),
 }
 
 

@@ -22,7 +22,6 @@ from trimtab.hypergrad import estimator_of
 from trimtab.passage import Passage
 from trimtab.plant import Plant
 from trimtab.rollout import Voyage
-from trimtab.rules import SGD
 from trimtab.task import Split, Task
 
 COST_RUNS = 50  # that are timed, at most
@@ -121,7 +120,9 @@ def plant_of(problem: Problem, method: Method, *, is_fast: bool = False) -> Plan
     """
     task, estimator = problem.make(not method.needs_val), estimator_of(method.make(0))
     held_out = _drawing(task, problem.fresh) if problem.fresh else task.data("val")
-    return Plant(task, SGD(), method.panel, every=method.every, estimator=estimator, held_out=held_out, fast=is_fast)
+    return Plant(
+        task, problem.rule, method.panel, every=method.every, estimator=estimator, held_out=held_out, fast=is_fast
+    )
 
 
 def begun(plant: Plant, method: Method, drawn: Tensor, first: int = 0) -> tuple[Voyage, Passage]:

@@ -66,8 +66,8 @@ def _constant(first: int) -> Controller:
     return Constant()
 
 
-def _followed(estimator: Estimator, lr: float = 0.05) -> Callable[[int], Controller]:
-    return lambda first: Hypergradient(estimator, Adam(lr), clip=WIDE)
+def _followed(estimator: Estimator, lr: float = 0.05, *, is_fine: bool = False) -> Callable[[int], Controller]:
+    return lambda first: Hypergradient(estimator, Adam(lr), clip=WIDE, per_parameter=is_fine)
 
 
 def _implicit(lookback: int, examples: int | None = None) -> Callable[[int], Controller]:
@@ -89,11 +89,13 @@ METHODS = (
     Method("WD+LR+M, T=3 i=5, 64 examples", _implicit(5, 64), every=3),
     Method("WD+LR+M, T=10 i=5, 64 examples", _implicit(5, 64)),
     Method("WD+LR+M, T=5 i=5, 16 examples", _implicit(5, 16), every=5),
+    Method("WD+HDLR+M, T=10 i=5", _followed(Implicit(5), is_fine=True)),
+    Method("WD+HDLR+M, T=5 i=5, 64 examples", _followed(Implicit(5, 64), is_fine=True), every=5),
     Method("one-step validation, T=1", _followed(OneStepValidation(), 0.005), every=1),
     Method("through 5 steps, T=10", _followed(Unroll(5))),
 )
 """Those of the paper's Table 1 that are here, and the quality–cost frontier around its method. T: steps between
-updates; i: terms of the series; examples: that the Hessian is of, where not all."""
+updates; i: terms of the series; examples: that the Hessian is of, where not all; HDLR: a rate for each parameter."""
 
 
 def starts(count: int) -> Tensor:
