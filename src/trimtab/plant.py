@@ -31,7 +31,7 @@ from trimtab.layout import Layout
 from trimtab.probe import SAMPLE, STATISTICS, Probe
 from trimtab.rules import Rule, Slots, Values
 from trimtab.signals import is_reading
-from trimtab.task import Batch, Split, Task
+from trimtab.task import Batch, Model, Split, Task
 
 HELD_OUT = 512  # validation examples at most that a hypergradient is measured on
 
@@ -184,16 +184,23 @@ class Plant:
 
     def evaluate(self, copies: Copies, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""
+        batch = Batch(*data)
+        found = self._evaluated(copies, lambda model: (self.task.loss(model, batch), self.task.score(model, batch)))
+        return found[0], found[1]
+
+    def loss_on(self, copies: Copies, data: tuple[Tensor, Tensor]) -> Tensor:
+        """Give the first half of `evaluate`, at half its price: a metric is another forward pass."""
+        return self._evaluated(copies, lambda model: (self.task.loss(model, Batch(*data)),))[0]
+
+    def _evaluated(self, copies: Copies, measure: Callable[[Model], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        def one(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            return measure(self._model(params, buffers))
+
         self.module.eval()
-
-        def one(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            model, batch = self._model(params, buffers), Batch(*data)
-            return self.task.loss(model, batch), self.task.score(model, batch)
-
         with torch.set_grad_enabled(self._differentiable):
-            losses, scores = vmap(one)(self._layout.leaves(copies.weights), copies.buffers)
+            found: tuple[Tensor, ...] = vmap(one)(self._layout.leaves(copies.weights), copies.buffers)
         self.module.train()
-        return losses, scores
+        return found
 
     def _by_part(self, values: Tensor) -> list[Values]:
         """Bring values to the parts' form; kept while they are the same tensor, for they change at decisions only."""
@@ -255,7 +262,7 @@ class Plant:
 
     def _held_out_loss(self, weights: Tensor, buffers: dict[str, Tensor]) -> Tensor:
         """``[B]`` losses on held-out examples."""
-        return self.evaluate(Copies(weights.detach(), (), buffers), self._held_out_data())[0].detach()
+        return self.loss_on(Copies(weights.detach(), (), buffers), self._held_out_data()).detach()
 
     def _held_out_data(self) -> tuple[Tensor, Tensor]:
         if self._held_out is None:
