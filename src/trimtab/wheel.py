@@ -46,6 +46,12 @@ class Wheel:
             return self._linkage.read()
         return torch.tensor(self._now, dtype=torch.float64)
 
+    def alone(self) -> Tensor | None:
+        """``[S, K]`` values that the wrapped schedule alone would have set now; None without one."""
+        if self.schedule is None:
+            return None
+        return self._linkage.alone() if self.is_held else self._linkage.read()
+
     def write(self, state: HelmState, number: int) -> None:
         """Set the values of step `number`, where they are not what is set already."""
         if not self.is_held:
