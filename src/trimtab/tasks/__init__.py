@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from trimtab.errors import TaskError
 from trimtab.task import Task
 from trimtab.tasks.chars_transformer import CharsTransformer
+from trimtab.tasks.cifar_resnet18 import CifarResNet18
 from trimtab.tasks.diabetes_mlp import DiabetesMLP
 from trimtab.tasks.digits_cnn import DigitsCNN
 from trimtab.tasks.digits_mlp import DigitsMLP
@@ -18,10 +19,12 @@ from trimtab.tasks.energy_mlp import EnergyMLP
 from trimtab.tasks.fashion_mlp import FashionMLP
 from trimtab.tasks.kin8nm_mlp import Kin8nmMLP
 from trimtab.tasks.power_mlp import PowerMLP
+from trimtab.tasks.ptb_lstm import PtbLSTM
 from trimtab.tasks.quadratic import Quadratic
 
 CATALOGUE: dict[str, Callable[[], Task]] = {
     "chars-transformer-v1": CharsTransformer,
+    "cifar-resnet18-v1": CifarResNet18,
     "diabetes-mlp-v1": DiabetesMLP,
     "digits-cnn-v1": DigitsCNN,
     "digits-mlp-v1": DigitsMLP,
@@ -29,6 +32,7 @@ CATALOGUE: dict[str, Callable[[], Task]] = {
     "fashion-mlp-v1": FashionMLP,
     "kin8nm-mlp-v1": Kin8nmMLP,
     "power-mlp-v1": PowerMLP,
+    "ptb-lstm-v1": PtbLSTM,
     "quadratic-v1": Quadratic,
 }
 """Every task by name; the values are classes that take no argument."""

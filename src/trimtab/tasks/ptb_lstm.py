@@ -80,10 +80,12 @@ with the 500 words that are most frequent in the training file (70 % of it), the
 those of the literature. 6 MB, downloaded at first use.
 """
     reference: Reference = Reference(
-        val_loss=4.0,
-        test_metric=60.0,
-        target=4.4,
-        how="to be measured by 3 seeds",
+        val_loss=3.527,
+        test_metric=49.31,
+        target=3.88,
+        how="SGD with momentum 0.9, warm-up over 5 %, then cosine to 0; peak 1, the largest and the best of 8 from "
+        "0.000316 to 1 by 3 seeds. Means of 10 other seeds (validation loss ± 0.013). Target: 1.10 × the validation "
+        "loss.",
     )
 
     def __init__(self, size: Size = SMALL) -> None:
