@@ -60,10 +60,15 @@ def main() -> None:
             run(known["turns"])
             if number:  # the first round warms up
                 rates[name].append(known["turns"] * known["members"] / (time.perf_counter() - begin))
+    peer = rates.get("dacbench steps")
     for name, found in rates.items():
         known, rate = runs[name][1], statistics.median(found)
         row = {"case": name, **known, "env_steps_per_s": round(rate, 1)}
         row["optimizer_steps_per_s"] = round(rate * known["optimizer_steps"], 1)
+        if peer is not None:
+            pairs = [mine / theirs for mine, theirs in zip(found, peer, strict=True)]
+            row["env_steps_ratio"] = round(statistics.median(pairs), 2)
+            row["optimizer_steps_ratio"] = round(statistics.median(pairs) * known["optimizer_steps"], 2)
         print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
         if args.results is not None:
             append(args.results, facts() | {"benchmark": "env", "task": TASK, "threads": 1} | row)

@@ -164,7 +164,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (torch_schedules.ReduceLROnPlateau, r"ReduceLROnPlateau needs a metric: use the controller 'plat"),
+        (torch_schedules.ReduceLROnPlateau, r"ReduceLROnPlateau needs a metric: give `validate=`, at each of"),
         (lambda o: torch_schedules.StepLR(adam(), 3), r"`schedule` must be one on this optimizer, got one on another"),
         (lambda o: trimtab.attach(adam(), "constant"), r"`schedule` must be a .*LRScheduler or None, got Pilot"),
     ],

@@ -36,7 +36,7 @@ def test_every_example_is_tested_here() -> None:
     """No example stands without a test, and each fits on two screens."""
     frameworks = [f"with_{name}" for name in FRAMEWORKS]
     own = ["own_agent", "own_knob", "own_task"]
-    assert ["hypergradient", "layer_wise", "online", *own, "quickstart", "simulate", *frameworks] == [
+    assert ["batch_size", "hypergradient", "layer_wise", "online", *own, "quickstart", "simulate", *frameworks] == [
         path.stem for path in EXAMPLES
     ]
     assert max(len(path.read_text().splitlines()) for path in EXAMPLES) <= 90
@@ -45,6 +45,15 @@ def test_every_example_is_tested_here() -> None:
 def test_the_quickstart_comes_down_from_a_rate_that_is_far_too_high() -> None:
     """AdamW at lr 1 learns breast cancer under the controller."""
     assert example("quickstart")() < 0.3
+
+
+def test_the_batch_grows_as_gradients_part() -> None:
+    """Batches of 16 end larger, in many sizes, and every epoch is all 1,077 digits."""
+    sizes = example("batch_size")()
+    assert 16 == sizes[0]
+    assert sizes[-2] > 24
+    assert len(set(sizes)) > 5
+    assert 0 == sum(sizes) % 6
 
 
 def test_the_layers_end_at_rates_of_their_own() -> None:

@@ -36,6 +36,9 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
     "CosineAnnealingWarmRestarts": lambda o: torch_schedules.CosineAnnealingWarmRestarts(o, 6, 2),
     "CyclicLR": lambda o: torch_schedules.CyclicLR(o, 0.01, 0.3, 5, cycle_momentum=False),
     "OneCycleLR": lambda o: torch_schedules.OneCycleLR(o, 0.3, total_steps=40),
+    "ChainedScheduler": lambda o: torch_schedules.ChainedScheduler(
+        [torch_schedules.ConstantLR(o, 0.1, 4), torch_schedules.ExponentialLR(o, 0.9)], optimizer=o
+    ),
     "SequentialLR": lambda o: torch_schedules.SequentialLR(
         o, [torch_schedules.LinearLR(o, 0.1, 1.0, 5), torch_schedules.CosineAnnealingLR(o, 20)], [5]
     ),
@@ -125,6 +128,60 @@ def test_r2_r6_a_compiled_step_is_not_compiled_again() -> None:
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses its own deprecated functions
+@pytest.mark.parametrize("whole", [False, True])
+def test_r2_a_compiled_model_is_not_compiled_again(whole: bool) -> None:
+    """With the model compiled, and with the loss and its backward pass too, twelve changes of a rate add no graph."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    pilot = trimtab.attach(optimizer, "onecycle", knobs=("lr", "beta1", "weight_decay"), horizon=12, model=model)
+    compiled = torch.compile(model, backend=counter)
+
+    def loss_of(x: Tensor, y: Tensor) -> Tensor:
+        return (compiled(x) - y).square().mean()
+
+    run = torch.compile(loss_of, backend=counter) if whole else loss_of
+    seen = set()
+    for number in range(12):
+        loss = run(*batch(number))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pilot.step(loss)
+        seen |= {lrs(optimizer)[0]}
+    assert len(seen) >= 11
+    assert 1 == counter.frame_count
+
+
+@pytest.mark.parametrize("place", ["before forward", "before backward", "after step", "after pilot"])
+def test_zeroing_gradients_may_stand_anywhere(place: str) -> None:
+    """Weights and decisions are the same wherever `zero_grad(set_to_none=True)` stands in the loop."""
+    ends = []
+    for here in (place, "before backward"):
+        model = network()
+        optimizer = sgd(model)
+        pilot = trimtab.attach(optimizer, "random", model=model)
+        for number in range(25):
+            x, y = batch(number)
+            for moment in ("before forward", "before backward", "after step", "after pilot"):
+                if moment == "before backward":
+                    loss = ((model(x) - y) ** 2).mean()
+                if moment == "after pilot":
+                    pilot.step(loss)
+                if moment == here:
+                    optimizer.zero_grad(set_to_none=True)
+                if moment == "before backward":
+                    loss.backward()
+                    optimizer.step()
+        ends.append((str(model.state_dict()), str(pilot.trace.rows)))
+    assert ends[0] == ends[1]
+
+
 @pytest.mark.parametrize("options", [{"foreach": True}, {"fused": True}, {"foreach": False}])
 def test_r2_the_hook_fires_under_every_implementation(options: dict[str, Any]) -> None:
     """Looped, foreach and fused steps of one optimizer are measured alike."""
@@ -197,6 +254,33 @@ def test_r5_a_wrapped_schedule_is_exact(name: str) -> None:
             rates[1].append(lrs(optimizers[1]))
     assert rates[0] == rates[1]
     assert len({str(rate) for rate in rates[1]}) > 1
+
+
+@pytest.mark.parametrize("controller", ["constant", "half"])
+def test_r5_reduce_on_plateau_is_exact_by_its_validation_losses(controller: str) -> None:
+    """The fifteenth schedule of torch is stepped at each validation, with its loss; disabled, it goes on so."""
+    models = [network(), network()]
+    optimizers = [sgd(model) for model in models]
+    bare, wrapped = (
+        torch_schedules.ReduceLROnPlateau(optimizer, factor=0.3, patience=1, cooldown=1) for optimizer in optimizers
+    )
+    losses = [3.0, 2.0, 2.5, 2.6, 2.7, 1.0, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0]
+    given = iter(losses)
+    chosen = half() if controller == "half" else controller
+    pilot = trimtab.attach(
+        optimizers[1], chosen, schedule=wrapped, validate=lambda: next(given), validate_every=10, guard=False
+    )
+    for number in range(1, 121):
+        train(models[1], optimizers[1], pilot, range(number, number + 1))
+        if number % 10 == 0:
+            bare.step(losses[number // 10 - 1])
+        if number == 90:
+            pilot.disable()
+        factor = 0.5 if controller == "half" and 2 <= number < 90 else 1.0
+        if number >= 2:
+            assert lrs(optimizers[1]) == pytest.approx([factor * lr for lr in lrs(optimizers[0])], rel=1e-12)
+    assert lrs(optimizers[0]) == lrs(optimizers[1])
+    assert lrs(optimizers[0])[0] < 0.01
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -458,8 +542,9 @@ def test_r12_a_wrapped_schedule_resumes(pilot_first: bool, tmp_path: Path) -> No
     assert straight[2].get_last_lr() == pilot.get_last_lr()
 
 
+@pytest.mark.parametrize("unscales", [False, True])
 @pytest.mark.parametrize("options", [{}, {"fused": True}])
-def test_r13_a_step_that_amp_skips_is_no_decision(options: dict[str, Any]) -> None:
+def test_r13_a_step_that_amp_skips_is_no_decision(options: dict[str, Any], unscales: bool) -> None:
     """With GradScaler an overflow moves nothing: not the weights, the count, the schedule; and gradients are unscaled.
 
     Unfused, torch does not step at all; fused, it fires the hooks, leaves the weights, and gradients carry the scale.
@@ -478,6 +563,9 @@ def test_r13_a_step_that_amp_skips_is_no_decision(options: dict[str, Any]) -> No
                 scaler.scale(loss).backward()
                 if overflow:
                     model[0].weight.grad.fill_(torch.inf)
+                if unscales:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
                 scaler.step(optimizer)
                 scaler.update(1024.0)
                 pilot.step(loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,12 @@ def test_the_one_pass_tables_are_their_rows(table: str) -> None:
     page = (ROOT / "docs/one-pass.md").read_text()
     for line in onepass_table(rows).splitlines():
         assert line in page
+
+
+def test_the_hypergradients_tables_are_their_rows() -> None:
+    """Each line of the tables that the benchmarks' rows give stands in docs/methods.md."""
+    page = (ROOT / "docs/methods.md").read_text().splitlines()
+    for table in runpy.run_path(str(ROOT / "benchmarks/hypergrad_tables.py"))["TABLES"].values():
+        lines = table().splitlines()
+        assert len(lines) > 3
+        assert set(lines) <= set(page)

@@ -145,6 +145,7 @@ def test_evaluate_is_the_module_in_evaluation_mode(name: str) -> None:
     val = plant.split("val")
     losses, scores = plant.evaluate(done.copies, val)
     again, _ = plant.evaluate(done.copies, val)
+    assert torch.equal(losses, plant.loss_on(done.copies, val))
     assert torch.equal(losses, again)
     for b in range(3):
         module = task.build(0).double().eval()

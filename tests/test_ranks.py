@@ -195,6 +195,7 @@ def test_without_a_process_group_there_is_one_rank() -> None:
     vector = torch.ones(3)
     assert 1 == ranks.world()
     assert ranks.averaged(vector) is vector
+    assert 2.5 == ranks.agreed(2.5)
     assert ("whole", None) == (ranks.share(None), ranks.shards([vector]))
 
 

@@ -12,8 +12,8 @@ from trimtab.controllers import Greedy, HypergradientDescent, Plateau, Policy, R
 from trimtab.errors import TraceError
 from trimtab.features import CLOCK, RUN, SITE, Features
 from trimtab.knobs import Panel
+from trimtab.logbook import Record, write_report
 from trimtab.reasons import PHRASES, attributions, phrase_of
-from trimtab.report import Record, write_report
 from trimtab.sites import groups
 from trimtab.trace import read_trace
 
@@ -57,6 +57,30 @@ def test_metrics_are_what_a_logger_wants():
     assert "trimtab/feature/noise" in metrics
 
 
+def test_a_turn_under_a_schedule_is_told_as_it_is():
+    """Around a schedule the words give the rate that the next step uses, not the controller's share of it."""
+    net = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
+    pilot = attach(optimizer, "random", schedule=schedule)
+    for number in range(10):
+        loss = net(torch.randn(8, 4, generator=torch.Generator().manual_seed(number))).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pilot.step(loss)
+    used, then = re.search(r"step 10  lr (\S+) → (\S+)", pilot.explain(last=1)).groups()
+    assert float(used) == pytest.approx(pilot.trace.rows[-1]["lr"], rel=0.05)
+    assert float(then) == pytest.approx(pilot.get_last_lr()[0] / 0.8, rel=0.06)  # the schedule has gone on as well
+    assert pilot.trace.rows[-1]["schedule_lr"] == pytest.approx(0.05 * 0.8**9)
+
+
+def test_a_few_words_for_a_progress_bar():
+    """The knobs, where the last decision moved them to, and how often the guard went back."""
+    assert re.fullmatch(r"lr 5\.0e-2", fly(Plateau(), steps=3).brief())
+    assert re.fullmatch(r"lr [\d.e-]+(…[\d.e-]+)?[↑↓] · back 1×", fly(Random(), by="layer", bad=(30,)).brief())
+
+
 def test_metrics_before_the_first_step():
     """Before the first step there are knobs and counts, and no features."""
     metrics = fly(Plateau(), steps=0).metrics()
@@ -66,6 +90,7 @@ def test_metrics_before_the_first_step():
         "trimtab/decisions",
         "trimtab/restores",
         "trimtab/skipped",
+        "trimtab/overhead",
     } == set(metrics)
     assert metrics["trimtab/run/lr"] == 0.05
 
@@ -149,7 +174,8 @@ def test_a_report_is_one_page_that_needs_no_other(tmp_path):
     pilot = fly(taught(), by="layer", bad=(30,))
     pilot.report(str(tmp_path / "run.html"))
     text = (tmp_path / "run.html").read_text()
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 4
+    assert "The pilot took " in text
     assert "the loss or the gradient is not finite" in text
     assert "http" not in text
     assert "<script" not in text
@@ -159,7 +185,7 @@ def test_a_report_is_one_page_that_needs_no_other(tmp_path):
 def test_a_report_of_a_file_is_that_of_the_run(tmp_path):
     """A page made of the trace's file equals the live one."""
     pilot = fly(HypergradientDescent(), trace=tmp_path / "run.jsonl")
-    pilot.report(str(tmp_path / "live.html"))
+    write_report(pilot.trace, tmp_path / "live.html")
     pilot.trace.close()
     write_report(Record(*read_trace(tmp_path / "run.jsonl")), tmp_path / "read.html")
     assert (tmp_path / "live.html").read_text() == (tmp_path / "read.html").read_text()

@@ -68,7 +68,7 @@ def attach(
             :func:`trimtab.groups`).
         horizon: planned optimizer steps; None where unknown.
         schedule: the user's own scheduler on this optimizer. The pilot steps it and multiplies its values; do not
-            step it yourself.
+            step it yourself. ReduceLROnPlateau is stepped with each loss that `validate` gives.
         validate: called without arguments to measure the validation loss; switching the model to evaluation mode and
             back is its business. In a run over several ranks all of them give one; a rank that does not measure
             gives None there, and the loss is the mean of the others'.
@@ -255,10 +255,10 @@ def _check(optimizer: Optimizer, every: int, horizon: int | None, mode: str, sit
 def _check_company(
     optimizer: Optimizer, schedule: object, validate: object, validate_every: object, model: object, guard: object
 ) -> None:
-    if isinstance(schedule, ReduceLROnPlateau):
+    if isinstance(schedule, ReduceLROnPlateau) and validate is None:
         raise SignalError(
-            "`schedule` must be stepped without arguments, and ReduceLROnPlateau needs a metric: use the controller "
-            "'plateau' instead."
+            "ReduceLROnPlateau needs a metric: give `validate=`, at each of whose losses it is stepped, or use the "
+            "controller 'plateau' instead."
         )
     if schedule is not None and (not isinstance(schedule, LRScheduler) or isinstance(schedule, Pilot)):
         raise SignalError(

@@ -57,6 +57,7 @@ class Mark:
         label: its name in the legend, once for all marks with the same; "" keeps it out.
         color: any CSS hexadecimal colour.
         shape: matplotlib's marker.
+        hint: what is told where the pointer rests on it.
     """
 
     x: float
@@ -64,6 +65,7 @@ class Mark:
     label: str = ""
     color: str = "#B00020"
     shape: str = "X"
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ def _draw_line(ax: Any, line: Line) -> None:
 def _draw_mark(ax: Any, mark: Mark, label: str) -> None:
     style = {"marker": mark.shape, "color": mark.color, "markersize": 6.5, "linestyle": "", "clip_on": False}
     style |= {"markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 5, "label": label or "_"}
+    style |= {"gid": f"hint-{mark.hint.encode().hex()}"} if mark.hint else {}
     if mark.y is None:
         ax.plot([mark.x], [1.0], transform=ax.get_xaxis_transform(), **style)
     else:
@@ -273,12 +276,17 @@ def _legend_entries(axes: Iterable[Any]) -> tuple[list[Any], list[str]]:
     return list(found.values()), list(found)
 
 
+def _hinted(match: re.Match[str]) -> str:
+    return f"<g><title>{html.escape(bytes.fromhex(match[1]).decode())}</title>"
+
+
 def _svg(figure: Any, title: str) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="hint-([0-9a-f]+)">', _hinted, svg)
     svg = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
     prefix = "c" + hashlib.sha256((svg + title).encode()).hexdigest()[:8]
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)

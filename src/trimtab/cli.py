@@ -178,7 +178,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; by default beside the trace.")] = None,
 ) -> None:
     """Write one page about one run."""
-    from trimtab.report import Record, write_report
+    from trimtab.logbook import Record, write_report
     from trimtab.trace import read_trace
 
     page = out or trace.with_suffix(".html")

@@ -69,6 +69,10 @@ class Linkage:
         """Give ``[S, K]`` float64: what each knob is set to now in its site's reference group."""
         return self._at_references(self.present())
 
+    def alone(self) -> Tensor:
+        """Give ``[S, K]`` float64: what the user, or a wrapped schedule, has put into each site's reference group."""
+        return self._at_references(self.base)
+
     def write(self, values: Sequence[Sequence[float]]) -> None:
         """Set ``[S][K]`` values: each group gets its base, changed as its site's value is from the start."""
         for site, row, start in zip(self.sites, values, self.start.tolist(), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, Literal
@@ -15,6 +16,28 @@ from trimtab.ranks import local
 
 StepKind = Literal["step", "closure", "skipped", "rehearsal"]
 Validate = Callable[[], float | Tensor | None]
+
+
+class Stopwatch:
+    """Measures what a pilot's own code takes of a run's time, on the host."""
+
+    def __init__(self) -> None:
+        self._begun: float | None = None
+        self._entered = self.own = 0.0
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._entered = time.perf_counter()
+        self._begun = self._entered if self._begun is None else self._begun
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self.own += time.perf_counter() - self._entered
+
+    @property
+    def share(self) -> float:
+        """What the pilot took of the time since its first step, in [0, 1]."""
+        return 0.0 if self._begun is None else self.own / max(1e-9, time.perf_counter() - self._begun)
 
 
 def step_kind(optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> StepKind:

@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from trimtab.checkpoint import copied, matched, read_checkpoint, write_checkpoint
 from trimtab.gauge import Gauge
 from trimtab.helm import Helm, is_restored
-from trimtab.loop import Validate, after_closure, single, step_kind, validated
-from trimtab.ranks import world
+from trimtab.loop import Stopwatch, Validate, after_closure, single, step_kind, validated
+from trimtab.ranks import agreed, world
 from trimtab.snapshot import Snapshot
 from trimtab.trace import Trace, event_of
 from trimtab.wheel import Wheel
@@ -69,6 +69,7 @@ class Pilot(LRScheduler):
         self._answered = 0  # the step that `step` was last called for
         self._skipped = 0
         self._noted: Tensor | float | None = None
+        self._watch = Stopwatch()
         wheel.is_held = mode == "act"
         wheel.write(self._state, 1)
         hook = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]  # torch's is untyped
@@ -95,15 +96,19 @@ class Pilot(LRScheduler):
             return
         number, loss = self.last_epoch, single(self._noted if loss is None else loss)
         reads = self.is_enabled and self._gauge.is_ready
-        measured = validated(self._validate, self._validate_every, number) if reads else None
+        measures = reads or (self._wheel.needs_metric and not self.is_enabled)
+        measured = validated(self._validate, self._validate_every, number) if measures else None
         self._answered, self._noted = number, None
-        if self.is_enabled:
-            self._gauge.add(loss)
-            self._gauge.follow(number, batch)
-        if reads:
-            self._decide(number, measured)
-        self._wheel.follow()
-        self._wheel.write(self._state, number + 1)
+        with self._watch:
+            if self.is_enabled:
+                self._gauge.add(loss)
+                self._gauge.follow(number, batch)
+            if reads:
+                measured = self._decide(number, measured)
+            elif measured is not None:  # without decisions there is only the schedule to tell
+                measured = agreed(measured)
+            self._wheel.follow(measured)
+            self._wheel.write(self._state, number + 1)
 
     def note(self, loss: Tensor | float) -> None:
         """Tell the loss of the step to come, for a framework that then calls ``step()`` without one.
@@ -130,11 +135,18 @@ class Pilot(LRScheduler):
         return self.get_last_lr()
 
     def metrics(self) -> dict[str, float]:
-        """Give what a logger wants now: knobs per site, decisions, restores, skipped steps, features by name."""
+        """Give what a logger wants now: knobs per site, decisions, restores, skipped steps, overhead, features."""
         from trimtab.report import metrics_of
 
-        seen = metrics_of(self._helm, self._state, self._wheel.used(), self.trace, skipped=self._skipped)
+        counts = {"skipped": float(self._skipped), "overhead": self._watch.share}
+        seen = metrics_of(self._helm, self._state, self._wheel.used(), self.trace, counts)
         return seen | self._gauge.metrics()
+
+    def brief(self) -> str:
+        """Say in a few words where the knobs are, for a progress bar: ``lr 6.1e-4↓``."""
+        from trimtab.report import brief_of
+
+        return brief_of(self._helm, self._wheel.used(), self.trace)
 
     def explain(self, last: int = 5) -> str:
         """Say in words what the last decisions did and why, a line for each and each turned knob."""
@@ -144,9 +156,10 @@ class Pilot(LRScheduler):
 
     def report(self, path: str) -> None:
         """Write the run so far as one self-contained HTML page; replaced as a whole or not at all."""
-        from trimtab.report import write_report
+        from trimtab.logbook import write_report
 
-        write_report(self.trace, path)
+        share, each = self._watch.share, 1e3 * self._watch.own / max(1, self.last_epoch)
+        write_report(self.trace, path, f"The pilot took {share:.2%} of the run's time, {each:.2f} ms a step.")
 
     def disable(self) -> None:
         """Stop turning, and put back the values of the user, or of the wrapped schedule, bit for bit.
@@ -247,19 +260,21 @@ class Pilot(LRScheduler):
         return None
 
     def _look(self) -> None:
-        self._gauge.look(self.last_epoch)
-        guard = self._helm.guard
-        if self._snapshot is None or guard is None:
-            return
-        if not self._snapshot.is_whole:  # the first step, after a load, or parameters were added
-            self._snapshot.hold()
-            self._snapshot.keep()
-        elif self._gauge.is_ready and bool(guard.is_due(torch.tensor([self.last_epoch]), self._state["guard"])):
-            self._snapshot.hold()
+        with self._watch:
+            self._gauge.look(self.last_epoch)
+            guard = self._helm.guard
+            if self._snapshot is None or guard is None:
+                return
+            if not self._snapshot.is_whole:  # the first step, after a load, or parameters were added
+                self._snapshot.hold()
+                self._snapshot.keep()
+            elif self._gauge.is_ready and bool(guard.is_due(torch.tensor([self.last_epoch]), self._state["guard"])):
+                self._snapshot.hold()
 
     @torch.no_grad()  # a policy's weights would tie each decision to all before it
-    def _decide(self, number: int, measured: float | None) -> None:
-        used = self._wheel.used()
+    def _decide(self, number: int, measured: float | None) -> float | None:
+        """Decide; give the validation loss that all ranks agree on."""
+        used, alone = self._wheel.used(), self._wheel.alone()
         signals = self._gauge.read(number, used, measured)
         if self.mode != "act":
             mine = {"position": self._helm.panel.to_unit(used[None]).clamp(0, 1), "values": used[None]}
@@ -272,4 +287,6 @@ class Pilot(LRScheduler):
                 if is_restored(decision):
                     self._gauge.forget()
         self._wheel.turned()
-        self.trace.keep(number, decision, used, event=event_of(decision, is_acting=self.mode == "act"))
+        event = event_of(decision, is_acting=self.mode == "act")
+        self.trace.keep(number, decision, used, event=event, alone=alone)
+        return None if signals.val_loss is None else float(signals.val_loss)

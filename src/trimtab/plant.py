@@ -32,7 +32,7 @@ from trimtab.layout import Layout
 from trimtab.probe import SAMPLE, STATISTICS, Probe
 from trimtab.rules import Rule, Slots, Values
 from trimtab.signals import is_reading
-from trimtab.task import Batch, Split, Task
+from trimtab.task import Batch, Model, Split, Task
 
 Tensors = dict[str, Tensor]
 Examples = tuple[Tensor, Tensor]
@@ -193,28 +193,29 @@ class Plant:
 
     def evaluate(self, copies: Copies, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""
+        batch = Batch(*data)
+        found = self._evaluated(copies, lambda model: (self.task.loss(model, batch), self.task.score(model, batch)))
+        return found[0], found[1]
+
+    def loss_on(self, copies: Copies, data: tuple[Tensor, Tensor]) -> Tensor:
+        """Give the first half of `evaluate`, at half its price: a metric is another forward pass."""
+        return self._evaluated(copies, lambda model: (self.task.loss(model, Batch(*data)),))[0]
+
+    def _evaluated(self, copies: Copies, measure: Callable[[Model], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        def one(params: Tensors, buffers: Tensors) -> tuple[Tensor, ...]:
+            return measure(self._model(params, buffers))
+
         self.module.eval()
-
-        def one(params: Tensors, buffers: Tensors) -> tuple[Tensor, Tensor]:
-            model, batch = self._model(params, buffers), Batch(*data)
-            return self.task.loss(model, batch), self.task.score(model, batch)
-
         with torch.set_grad_enabled(self._differentiable):
-            losses, scores = vmap(one)(self._layout.leaves(copies.weights), copies.buffers)
+            found: tuple[Tensor, ...] = vmap(one)(self._layout.leaves(copies.weights), copies.buffers)
         self.module.train()
-        return losses, scores
+        return found
 
     def _by_part(self, values: Tensor) -> list[Values]:
         """Bring values to the parts' form; kept while they are the same tensor, for they change at decisions only."""
         if self._values_of is None or self._values_of[0] is not values:
             self._values_of = (values, self._layout.values(values.to(self.device), self.panel.names))
         return self._values_of[1]
-
-    def _update(self, weights: Tensor, slots: tuple[Slots, ...], grad: Tensor, values: list[Values]) -> Any:
-        parts = zip(self._layout.cut(grad), slots, self._layout.cut(weights), values, strict=True)
-        done = [self.rule.update(g, s, w, v) for g, s, w, v in parts]
-        new = torch.cat([w.flatten(1) for w, _ in done], 1) if len(done) > 1 else done[0][0].flatten(1)
-        return new, tuple(s for _, s in done)
 
     def _step(
         self, weights: Tensor, slots: tuple[Slots, ...], buffers: Tensors, values: list[Values], batch: Batch
@@ -223,8 +224,10 @@ class Plant:
         own = {name: values[0][name].reshape(-1).to(self.dtype) for name in self._of_loss}
         losses, grad = self._differentiate(weights, buffers, batch, _axes(batch), own)
         with torch.set_grad_enabled(self._differentiable):
-            new, slots = self._update(weights, slots, grad, values)
-        return new, slots, buffers, losses, grad
+            parts = zip(self._layout.cut(grad), slots, self._layout.cut(weights), values, strict=True)
+            done = [self.rule.update(g, s, w, v) for g, s, w, v in parts]
+            new = torch.cat([w.flatten(1) for w, _ in done], 1) if len(done) > 1 else done[0][0].flatten(1)
+        return new, tuple(s for _, s in done), buffers, losses, grad
 
     def _differentiate(
         self, weights: Tensor, buffers: Tensors, batch: Batch, axes: Batch | None, own: Tensors
@@ -258,7 +261,7 @@ class Plant:
 
     def _held_out_loss(self, weights: Tensor, buffers: Tensors, number: int) -> Tensor:
         """``[B]`` losses on a step's held-out examples."""
-        return self.evaluate(Copies(weights.detach(), (), buffers), self._held_out_data(number))[0].detach()
+        return self.loss_on(Copies(weights.detach(), (), buffers), self._held_out_data(number)).detach()
 
     def _held_out_data(self, number: int) -> Examples:
         if callable(self._held_out):

@@ -24,6 +24,15 @@ def averaged(vector: Tensor) -> Tensor:
     return vector / world()
 
 
+def agreed(value: float) -> float:
+    """Give the mean of a number over the ranks that have one (NaN: it has none), NaN where none has."""
+    if world() == 1:
+        return value
+    has = not math.isnan(value)
+    total, count = averaged(torch.tensor([value if has else 0.0, float(has)], dtype=torch.float64)).tolist()
+    return total / count if count else math.nan
+
+
 def local(tensor: Any) -> Tensor:
     """Give this rank's part of a tensor, detached, dense and real."""
     tensor = tensor.detach()

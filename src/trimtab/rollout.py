@@ -189,7 +189,7 @@ class Voyage:
         is_time = (clock % self.validate_every == 0).to(loss.device)
         if not bool(is_time.any()):
             return torch.full_like(loss, torch.nan)
-        return torch.where(is_time, self.plant.evaluate(copies, self._val)[0], torch.nan)
+        return torch.where(is_time, self.plant.loss_on(copies, self._val), torch.nan)
 
 
 def rollout(

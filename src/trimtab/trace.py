@@ -64,7 +64,8 @@ class Trace:
     """Records decisions.
 
     A row has ``step, site, loss, val_loss, event, reason`` and for each knob its value (``lr``), ``position_lr`` and
-    ``move_lr``; floats are None where not finite or not measured, so that every line is plain JSON.
+    ``move_lr``; around a schedule also ``schedule_lr``, the value without a controller. Floats are None where not
+    finite or not measured, so that every line is plain JSON.
 
     Args:
         header: what holds for the whole run.
@@ -85,7 +86,7 @@ class Trace:
         if self._file is not None:  # a run that ends without `close` leaves no open file behind
             weakref.finalize(self, self._file.close)
 
-    def add(self, step: int, decision: Decision, used: Tensor, *, event: Event) -> None:
+    def add(self, step: int, decision: Decision, used: Tensor, *, event: Event, alone: Tensor | None = None) -> None:
         """Record one decision; one write and one flush to the operating system.
 
         Args:
@@ -93,11 +94,14 @@ class Trace:
             decision: what came of its reading; member 0 is recorded.
             used: ``[S, K]`` knob values that the step used.
             event: what the guard did.
+            alone: ``[S, K]`` values that a wrapped schedule alone would have set; None without one.
 
         Raises:
             TraceError: the file cannot be written (a full disk): what was written before stays readable.
         """
         rows = list(self._rows(step, decision, used, event))
+        for row, values in zip(rows, [] if alone is None else alone.tolist(), strict=False):
+            row |= {f"schedule_{name}": _plain(value) for name, value in zip(self.header.knobs, values, strict=True)}
         self.rows.extend(rows)
         self.decisions.append((step, decision))
         self.restores += event.kind in ("restore", "gave up")
@@ -110,10 +114,10 @@ class Trace:
                 message = f"The trace {self._path} cannot be written ({error}): free space, or trace=None."
                 raise TraceError(message) from error
 
-    def keep(self, step: int, decision: Decision, used: Tensor, *, event: Event) -> None:
+    def keep(self, step: int, decision: Decision, used: Tensor, *, event: Event, alone: Tensor | None = None) -> None:
         """Do as `add`, but end the file with a warning where it cannot be written: a long run must not end of it."""
         try:
-            self.add(step, decision, used, event=event)
+            self.add(step, decision, used, event=event, alone=alone)
         except TraceError as error:
             if self._file is not None:
                 self._file.close()

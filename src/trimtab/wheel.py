@@ -6,11 +6,12 @@ Letters: ``S`` sites, ``K`` knobs.
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trimtab.checkpoint import copied
 from trimtab.helm import Helm, HelmState
@@ -45,6 +46,12 @@ class Wheel:
             return self._linkage.read()
         return torch.tensor(self._now, dtype=torch.float64)
 
+    def alone(self) -> Tensor | None:
+        """``[S, K]`` values that the wrapped schedule alone would have set now; None without one."""
+        if self.schedule is None:
+            return None
+        return self._linkage.alone() if self.is_held else self._linkage.read()
+
     def write(self, state: HelmState, number: int) -> None:
         """Set the values of step `number`, where they are not what is set already."""
         if not self.is_held:
@@ -63,13 +70,25 @@ class Wheel:
         if self.is_held:
             self._linkage.write(self._now)
 
-    def follow(self) -> None:
-        """Let the wrapped schedule see its own values, and take its next ones as the base."""
-        if self.schedule is None:
+    @property
+    def needs_metric(self) -> bool:
+        """Whether the wrapped schedule is stepped by validation losses, not by steps."""
+        return isinstance(self.schedule, ReduceLROnPlateau)
+
+    def follow(self, metric: float | None) -> None:
+        """Let the wrapped schedule see its own values, and take its next ones as the base.
+
+        Args:
+            metric: a validation loss measured at this step; None or NaN: none was, and what needs one stays as it is.
+        """
+        if self.schedule is None or (self.needs_metric and (metric is None or math.isnan(metric))):
             return
         if self.is_held:
             self._linkage.restore()
-        self.schedule.step()
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(cast("float", metric))
+        else:
+            self.schedule.step()
         if self.is_held:
             self._linkage.follow()
 

@@ -131,11 +131,12 @@ for number in range(first, last):
     optimizer.step()
     pilot.step(loss)
     calls.append(count["all"] - had)
+agreed = [trimtab.ranks.agreed(x) for x in (1.0 + rank, 4.0 if rank == 0 else math.nan)]
 if rank == 0:
     pilot.save(here / "saved.pt", {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 say(statistics=statistics(pilot), rows=[dict(row) for row in pilot.trace.rows], calls=calls, before=before, told=told,
     after=pilot.get_last_lr(), weights=weights(model), restores=pilot.trace.restores, steps=pilot.last_epoch,
-    memory=int(pilot.state_dict()["helm"]["memory"]["seen"]))
+    agreed=agreed, memory=int(pilot.state_dict()["helm"]["memory"]["seen"]))
 """
 
 
@@ -153,6 +154,7 @@ def test_two_ranks_under_ddp_are_one_process_on_the_joined_batch(tmp_path: Path)
     readings = [1, 2, 4, 7, 10, 20]
     assert [int(number in readings) for number in range(1, 21)] == first["calls"]
     assert [0] * 20 == alone["calls"]
+    assert [1.5, 4.0] == first["agreed"] == second["agreed"]
 
 
 def test_a_flag_of_one_rank_is_every_rank_s(tmp_path: Path) -> None:

@@ -263,3 +263,41 @@ def test_accelerate_takes_an_accelerator_and_a_pilot() -> None:
             stepper.zero_grad()
     assert 3 == pilot.last_epoch
     assert not pilot.is_due
+
+
+@pytest.mark.slow
+def test_lightning_in_half_precision_tells_the_loss_without_its_scale() -> None:
+    """With a GradScaler the pilot sees the loss and the gradient that the run has in single precision."""
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.plugins import MixedPrecision
+
+    from trimtab.fit.lightning import PilotCallback
+
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = torch.nn.Linear(4, 1)
+
+        def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+            return (self.layer(batch).float() - batch.sum(1, keepdim=True)).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.05)
+            self.pilot = trimtab.attach(optimizer, "constant")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.pilot, "interval": "step"}}
+
+    seen = []
+    for half in (False, True):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        plugins = [MixedPrecision("16-mixed", "cpu", scaler=scaler)] if half else []
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        trainer = Trainer(
+            max_steps=10, callbacks=[PilotCallback()], plugins=plugins, enable_model_summary=False, **quiet
+        )
+        module = Module()
+        x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+        trainer.fit(module, torch.utils.data.DataLoader(x, batch_size=8))
+        signals = module.pilot.trace.decisions[-1][1].seen.signals
+        seen.append([*signals.losses[0].tolist(), float(signals.grad_sq)])
+    assert seen[0] == pytest.approx(seen[1], rel=0.05)

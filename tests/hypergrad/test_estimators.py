@@ -94,7 +94,7 @@ def test_the_series_sign_is_the_implicit_function_theorem_s() -> None:
     row = step.held_out_grad(step.after)
     total = row
     for _ in range(26):
-        row = row + (row - step.pull(row).weights)
+        row = row + (row - step.pull_weights(row))
         total = total + row
     wrong = float((step.pull_values(total)[0, 0, 1] - exact).abs())
     right = float((read(Implicit(27), (step,))[0, 0, 1] - exact).abs())

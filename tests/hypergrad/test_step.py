@@ -40,7 +40,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def dense(step: Step) -> Tensor:
     """The Jacobian of the new weights by the old ones at fixed slots, ``[B, n, n]``, row by row."""
     wide = step.weights.shape[1]
-    rows = [step.pull(torch.eye(wide, dtype=F64)[i].expand(2, -1)).weights for i in range(wide)]
+    rows = [step.pull_weights(torch.eye(wide, dtype=F64)[i].expand(2, -1)) for i in range(wide)]
     return torch.stack(rows, 1)
 
 
@@ -125,6 +125,6 @@ def test_a_step_without_its_loss_has_no_curvature(ride: Ride) -> None:
     """The error says what to give."""
     step = replace(ride(SGD(), {"lr": 0.1}, 2).steps[-1], gradient=None, held_out=None)
     with pytest.raises(SignalError, match="give `loss_fn=`"):
-        step.pull(step.grad)
+        step.pull_weights(step.grad)
     with pytest.raises(SignalError, match="give `validation_loss=`"):
         step.held_out_grad(step.after)

@@ -264,4 +264,4 @@ class Episodes:
 
     def _loss(self, passage: Passage) -> Tensor:
         with torch.no_grad():
-            return self.plant.evaluate(passage.copies, self._val)[0].double().cpu()
+            return self.plant.loss_on(passage.copies, self._val).double().cpu()

@@ -163,7 +163,7 @@ class Setting:
         for number in range(1, self.steps + 1):
             copies, _, _, _ = plant.step(copies, values, stream.next(), number, None)
             if number in marks:
-                found.append(torch.nan_to_num(plant.evaluate(copies, val)[0].double(), nan=math.inf))
+                found.append(torch.nan_to_num(plant.loss_on(copies, val).double(), nan=math.inf))
         losses = torch.stack(found)  # [points, peaks]
         lowest = losses[:, int(losses[-1].argmin())].cummin(0).values.tolist()
         return Curve.fitted([(mark, loss) for mark, loss in zip(marks, lowest, strict=True) if math.isfinite(loss)])

@@ -115,7 +115,7 @@ class HyperDistill:
         for s, point in enumerate(reversed(points), 1):
             here = step.at(point)
             exact = exact + here.pull_values(back)
-            back = here.pull(back).weights
+            back = here.pull_weights(back)
             product = step.at(_distilled(points[-s:], self.gamma)).pull_values(row)
             size = product.flatten(1).norm(dim=1)
             x = size * (1 - self.gamma**s) / (1 - self.gamma)

@@ -78,7 +78,7 @@ class Implicit:
         row = step.held_out_grad(step.after)
         total, bent = row, step if self.examples is None else step.fewer(self.examples)
         for _ in range(self.lookback - 1):
-            row = bent.pull(row).weights
+            row = bent.pull_weights(row)
             total = total + row
         fine = {} if step.factors is None else {"rates": step.by_rates(total)}
         return {"slope": step.pull_values(total), **fine}

@@ -30,8 +30,9 @@ class PerParameter:
     the knobs do not need. A rate stays within its knob's range, and moves by the knob's largest move at most; what is
     no number moves nothing, and is counted. As with knobs, what a step taught holds from the step after next.
 
-    "WD+HDLR+M" of Clarke et al. 2022, arXiv:2110.10461, is this with one-pass implicit differentiation and Adam;
-    with one step's slope and its sign it is the delta-bar-delta rule's kin (Jacobs 1988). Memory: ``6 n`` numbers with
+    "WD+HDLR+M" of Clarke et al. 2022, arXiv:2110.10461, is this with one-pass implicit differentiation and Adam (their
+    Algorithm 1, an ``a`` per weight); with one step's slope and its sign it is the delta-bar-delta rule's kin (Jacobs
+    1988). Differs from the source: a bounded move, the knob's range for their [1e-10, 1]. Memory: ``6 n`` numbers with
     Adam beside what the estimator keeps, and live a copy of weights and slots for each step.
 
     Args:

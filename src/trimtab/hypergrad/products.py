@@ -76,6 +76,10 @@ class Curve(NamedTuple):
             return [torch.zeros_like(one) for one in by]
         return twice([g for g, _ in pairs], by, [row for _, row in pairs])
 
+    def row(self, members: int) -> Tensor:
+        """Give the gradient without its graph, ``[B, n]``."""
+        return torch.cat([g.detach().reshape(members, -1) for g in self.grads], 1)
+
     def columns(self, members: int) -> list[Tensor]:
         """Give the gradient's derivative by each of the loss's knobs.
 
@@ -99,12 +103,12 @@ class Pulled(NamedTuple):
 
     Attributes:
         weights: ``[B, n]``.
-        slots: like the step's slots; None where they were held fixed.
+        slots: like the step's slots.
         values: ``[B, S, K]``.
     """
 
     weights: Tensor
-    slots: tuple[Slots, ...] | None
+    slots: tuple[Slots, ...]
     values: Tensor
 
 

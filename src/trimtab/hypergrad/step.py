@@ -79,7 +79,7 @@ class Step:
         """Give the same step from other weights ``[B, n]``, on another batch if one is given; slots and values stay."""
         batch = self.batch if batch is None else batch
         curve = self._differentiated(weights, batch, self.values)
-        return replace(self, weights=weights.detach(), grad=_row(curve, weights), batch=batch, curve=curve)
+        return replace(self, weights=weights.detach(), grad=curve.row(len(weights)), batch=batch, curve=curve)
 
     def fewer(self, examples: int) -> Step:
         """Give the same step with the curvature of the batch's first examples only; its gradient stays.
@@ -150,27 +150,33 @@ class Step:
         found = curve.times(self.layout.pieces(vectors), curve.leaves)
         return torch.cat([part.reshape(len(vectors), -1) for part in found], 1).to(vectors)
 
-    def pull(self, row: Tensor, row_slots: Sequence[Slots] | None = None) -> Pulled:
+    def pull(self, row: Tensor, row_slots: Sequence[Slots] = ()) -> Pulled:
         """Give ``row^T dF``.
 
         Args:
             row: ``[B, n]``, what stands before the new weights.
-            row_slots: what stands before the new slots; None: nothing does, and the old ones are taken as constants.
+            row_slots: what stands before the new slots; empty: nothing does.
 
         Returns:
             The products, the curvature included.
         """
         made = self._rule_made
-        outputs, rows = answered(made, row, row_slots or ())
+        outputs, rows = answered(made, row, row_slots)
         slots = [s for part in made.slots for s in part.values()]
-        inputs = [made.grad, made.weights, made.values, *(slots if row_slots is not None else ())]
+        inputs = [made.grad, made.weights, made.values, *slots]
         found = torch.autograd.grad(outputs, inputs, rows, retain_graph=True, allow_unused=True, materialize_grads=True)
         by_grad, by_weights, by_values = found[:3]
         weights, by_values = by_weights + self.curvature(by_grad), by_values + self._by_loss_knobs(by_grad)
-        if row_slots is None:
-            return Pulled(weights, None, by_values)
         at = iter(found[3:])
         return Pulled(weights, tuple({name: next(at) for name in part} for part in made.slots), by_values)
+
+    def pull_weights(self, row: Tensor) -> Tensor:
+        """Give ``row^T dF/dw``, ``[B, n]``, slots taken as constants: :meth:`pull` without the values."""
+        made = self._rule_made
+        by_grad, by_weights = torch.autograd.grad(
+            made.after, [made.grad, made.weights], row, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return by_weights + self.curvature(by_grad)
 
     def pull_values(self, row: Tensor, row_slots: Sequence[Slots] = ()) -> Tensor:
         """Give ``row^T dF/dv``, ``[B, S, K]``: :meth:`pull` without the curvature, which it does not need."""
@@ -228,7 +234,7 @@ class Step:
         """Take the step with other values ``[B, S, K]``, and other slots if given: new weights ``[B, n]`` and slots."""
         grad = self.grad
         if self.of_loss:
-            grad = _row(self._differentiated(self.weights, self.batch, values), self.weights)
+            grad = self._differentiated(self.weights, self.batch, values).row(len(grad))
         with torch.no_grad():
             return self._applied(grad, self.weights, self.slots if slots is None else slots, values)
 
@@ -292,8 +298,3 @@ class Step:
         with torch.enable_grad():
             after, new_slots = self._applied(leaves[0], leaves[1], slots, leaves[2])
         return Made(leaves[0], leaves[1], slots, leaves[2], after, new_slots)
-
-
-def _row(curve: Curve, weights: Tensor) -> Tensor:
-    """``[B, n]``: a gradient without its graph."""
-    return torch.cat([g.detach().reshape(len(weights), -1) for g in curve.grads], 1)

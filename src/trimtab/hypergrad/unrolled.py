@@ -121,7 +121,7 @@ def backwards(steps: Sequence[Step], row: Tensor, count: Tensor | None = None) -
         else:
             made = step.pull(row, slots)
             yield made.values, row
-            row, slots = made.weights, made.slots or ()
+            row, slots = made.weights, made.slots
 
 
 def _masked(mask: Tensor, tensor: Tensor) -> Tensor:

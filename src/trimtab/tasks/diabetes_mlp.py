@@ -1,7 +1,4 @@
-"""The course of diabetes within a year, estimated by a wide network from few patients: it learns them by heart.
-
-Letters: ``n`` examples of a batch, ``N`` of a split.
-"""
+"""The course of diabetes within a year, estimated by a wide network from few patients: it learns them by heart."""
 
 from __future__ import annotations
 
@@ -9,18 +6,18 @@ from functools import cache
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trimtab.errors import DataError
-from trimtab.task import Batch, Model, Reference, Split
-from trimtab.tasks.regression import Table, normalised, squared_error
+from trimtab.task import Reference, Split
+from trimtab.tasks.regression import Table, TableTask, normalised
 from trimtab.tasks.seeded import build_seeded
 
 BOUNDS: dict[Split, slice] = {"train": slice(0, 242), "val": slice(242, 342), "test": slice(342, None)}
 
 
 @final
-class DiabetesMLP:
+class DiabetesMLP(TableTask):
     """scikit-learn's diabetes, estimated by a network 10-256-1 with tanh, which over-fits within the run.
 
     Example:
@@ -32,8 +29,6 @@ class DiabetesMLP:
     horizon: int = 500
     batch_size: int = 32
     optimizer: str = "adamw"
-    metric: str = "rmse"
-    noise_shape: tuple[int, ...] | None = None
     card: str = """\
 Diabetes: Efron, Hastie, Johnstone, Tibshirani 2004, Annals of Statistics 32(2), as scikit-learn carries it; licence
 BSD-3-Clause. 442 patients, ten measurements, one target: a measure of progression after a year. In an order drawn with
@@ -55,17 +50,10 @@ error in the target's unit. Half of the variance is noise: a run that goes on to
             lambda: nn.Sequential(nn.Linear(10, 256), nn.Tanh(), nn.Linear(256, 1), nn.Flatten(-2, -1)), seed
         )
 
-    def data(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Give measurements ``[N, 10]`` and targets ``[N]``, float32, normalised."""
-        return _table().split(split)
-
-    def loss(self, model: Model, batch: Batch) -> Tensor:
-        """Give the mean squared error, ``[]`` in the training targets' variance."""
-        return squared_error(model, batch)
-
-    def score(self, model: Model, batch: Batch) -> Tensor:
-        """Give the root mean squared error, ``[]``; lower is better."""
-        return _table().root_error(model, batch)
+    @property
+    def table(self) -> Table:
+        """The numbers; read once."""
+        return _table()
 
 
 @cache

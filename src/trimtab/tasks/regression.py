@@ -5,6 +5,7 @@ Letters: ``n`` examples of a batch, ``N`` of a split, ``D`` features.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -48,3 +49,27 @@ def normalised(numbers: Tensor, rows: dict[Split, slice]) -> Table:
 def squared_error(model: Model, batch: Batch) -> Tensor:
     """Give the mean squared error of a network's answers ``[n]``: ``[]`` in the training targets' variance."""
     return (model(batch.x) - batch.y).square().mean()
+
+
+class TableTask(ABC):
+    """What all tasks on a table have in common; the others' facts, `build` and `table` are each one's own."""
+
+    metric: str = "rmse"
+    noise_shape: tuple[int, ...] | None = None
+
+    @property
+    @abstractmethod
+    def table(self) -> Table:
+        """The numbers; read once."""
+
+    def data(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Give features ``[N, D]`` and targets ``[N]``, float32, normalised."""
+        return self.table.split(split)
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """Give the mean squared error, ``[]`` in the training targets' variance."""
+        return squared_error(model, batch)
+
+    def score(self, model: Model, batch: Batch) -> Tensor:
+        """Give the root mean squared error, ``[]`` in the target's own unit (the card says which); lower is better."""
+        return self.table.root_error(model, batch)

@@ -87,7 +87,7 @@ def attempt(
 
 def held_out(lesson: Lesson, plant: Plant, copies: Copies) -> Tensor:
     """Give ``[B]`` held-out losses, in log-ratios to chance."""
-    return relative(plant.evaluate(copies, plant.split("test"))[0], lesson)
+    return relative(plant.loss_on(copies, plant.split("test")), lesson)
 
 
 def outcome(lesson: Lesson, losses: Tensor, before: Tensor, end: Tensor) -> Outcome:
