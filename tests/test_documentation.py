@@ -110,3 +110,16 @@ def test_every_page_is_known() -> None:
     """The README and the guide have Python in them: a change of the pages' form would be noticed."""
     assert PAGES["README.md"]
     assert len(PAGES["docs/guide.md"]) > 3
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    """A rule's test, named on the page on frameworks, is a function of the file that it names."""
+    page, here, found = (ROOT / "docs/fit.md").read_text(), "tests/fit/test_frameworks.py", 0
+    for line in page.splitlines():
+        file = here
+        for name, test in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", line):
+            file = name or file
+            assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+            found += 1
+    assert found > 40
+    assert all(f"| R{number} |" in page for number in range(1, 21))
