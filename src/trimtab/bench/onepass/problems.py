@@ -179,6 +179,7 @@ class Problem:
         lost: a final score from here on counts as a run that was lost, as it does in the source.
         unit: of the score.
         rule: the optimizer.
+        piece: steps of a timed piece.
     """
 
     make: Callable[[bool], Task]
@@ -187,6 +188,7 @@ class Problem:
     lost: float = math.inf
     unit: str = "squared error in the target's unit"
     rule: Rule = field(default_factory=SGD)
+    piece: int = 60
 
 
 PROBLEMS = {
@@ -195,10 +197,10 @@ PROBLEMS = {
     "power": Problem(lambda merged: FullBatch("power", is_merged=merged), 20),
     "fashion": Problem(lambda merged: Fashion(is_merged=merged), 20, 50, 1e3, "cross-entropy in nats"),
     "ptb": Problem(
-        lambda merged: Reduced(PtbLSTM(), 1000, is_merged=merged), 20, 40, 1e5, "perplexity", ClippedSGD(0.25)
+        lambda merged: Reduced(PtbLSTM(), 1000, is_merged=merged), 20, 40, 1e5, "perplexity", ClippedSGD(0.25), 10
     ),
     "cifar": Problem(
-        lambda merged: Reduced(CifarResNet18(), 500, is_merged=merged), 10, 100, unit="cross-entropy in nats"
+        lambda merged: Reduced(CifarResNet18(), 500, is_merged=merged), 10, 100, unit="cross-entropy in nats", piece=10
     ),
 }
 

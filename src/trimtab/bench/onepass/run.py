@@ -25,7 +25,7 @@ from trimtab.rollout import Voyage
 from trimtab.task import Split, Task
 
 COST_RUNS = 50  # that are timed, at most
-PIECE, REPEATS = 60, 12  # steps of a timed piece, and how many of each
+REPEATS = 12  # timed pieces of each
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def cost(table: str, method: Method, count: int) -> float:
         spent = [0.0, 0.0]
         for place in ((0, 1), (1, 0))[number % 2]:  # neither is always the first
             clock = time.process_time()
-            standing[place] = voyages[place].advance(standing[place], PIECE)[0]
+            standing[place] = voyages[place].advance(standing[place], problem.piece)[0]
             spent[place] = time.process_time() - clock
         ratios.append(spent[1] / spent[0])
     return statistics.median(ratios)
