@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import trimtab
+from trimtab.rules import SGD
 from trimtab.task import Batch
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +85,10 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         names |= {"OneStepValidation": OneStepValidation, "policy": trimtab.Policy.for_panel(trimtab.Panel.of(["lr"]))}
     if page == "docs/environments.md":
         names["MyTask"] = lambda: trimtab.task_named("digits-mlp-v1")
+    if page == "docs/offline.md":
+        panel = trimtab.Panel.of(["lr"])
+        names |= {"plant": trimtab.Plant(trimtab.task_named("quadratic-v1"), SGD(), panel), "Path": Path}
+        names |= {"values": torch.full((64, 1, 1), 0.01), "controller": trimtab.controller_named("random")}
     if page == "docs/rules.md":
         names |= {"param": torch.randn(64, 5), "grad": torch.randn(64, 5)}
     run(page, names)
