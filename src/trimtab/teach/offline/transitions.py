@@ -40,7 +40,7 @@ class Transitions:
     worth: Tensor
 
     @classmethod
-    def of(cls, episodes: Sequence[Episode], spec: Spec) -> Transitions:
+    def of(cls, episodes: Sequence[Episode], spec: Spec, *, fewest: int = FEWEST) -> Transitions:
         """Lay episodes out.
 
         A move longer than the policy's longest is the longest. A run that reached its horizon is over, as one that the
@@ -49,6 +49,7 @@ class Transitions:
         Args:
             episodes: of the policy's knobs and features.
             spec: the policy's.
+            fewest: rows that there must be.
 
         Returns:
             The rows, episode by episode.
@@ -73,10 +74,10 @@ class Transitions:
                 ]
             )
         count = sum(len(part[0]) for part in parts)
-        if count < FEWEST:
+        if count < fewest:
             raise TraceError(
                 f"{len(episodes)} recorded runs hold {count} moves in all, too few to learn from: record at least "
-                f"{FEWEST}, and better thousands."
+                f"{fewest}, and better thousands."
             )
         seen, shares, then, each = (torch.cat(column).float() for column in zip(*parts, strict=True))
         return cls(seen, shares, each[:, 0], then, each[:, 1], each[:, 2])
