@@ -151,4 +151,5 @@ def test_help_does_not_wait_for_torch_in_the_command_line_itself():
         tree = ast.parse(Path(origin).with_name(file).read_text())
         names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
-        assert not any(name.startswith(("torch", "trimtab")) for name in names - {"trimtab.cli_bench", "trimtab.cli_teach"})
+        own = {"trimtab.cli_bench", "trimtab.cli_teach"}
+        assert not any(name.startswith(("torch", "trimtab")) for name in names - own)
