@@ -17,7 +17,8 @@ TASK = trimtab.task_named("digits-cnn-v1")
 
 def main(folder: str, epochs: int = 4, checkpoint: str | None = None) -> tuple[torch.nn.Module, trimtab.Pilot]:
     """Train, from a checkpoint where one is given; leave one in the folder."""
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2, log_with="tensorboard", project_dir=folder)
+    accelerator.init_trackers("digits")
     model = TASK.build(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     pilot = trimtab.attach(optimizer, horizon=200, model=model)
@@ -39,6 +40,7 @@ def main(folder: str, epochs: int = 4, checkpoint: str | None = None) -> tuple[t
                 optimizer.zero_grad()
         accelerator.log(pilot.metrics(), step=pilot.last_epoch)
     accelerator.save_state(f"{folder}/last")
+    accelerator.end_training()
     return model, pilot
 
 

@@ -36,6 +36,7 @@ def main(folder: str, epochs: int = 4, checkpoint: str | None = None) -> trimtab
             pilot.step(loss)
             optimizer.zero_grad()
         fabric.log_dict(pilot.metrics(), step=pilot.last_epoch)
+    fabric.logger.finalize("success")  # writes the file
     fabric.save(Path(folder, "last.ckpt"), everything | {"epoch": epochs})
     return pilot
 

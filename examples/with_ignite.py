@@ -6,8 +6,8 @@ python examples/with_ignite.py
 import tempfile
 
 import torch
-from ignite.engine import Engine, Events, create_supervised_trainer
-from ignite.handlers import Checkpoint, DiskSaver
+from ignite.engine import Events, create_supervised_trainer
+from ignite.handlers import Checkpoint, DiskSaver, TensorboardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 import trimtab
@@ -25,18 +25,17 @@ def main(folder: str, epochs: int = 4, resume: bool = False) -> tuple[torch.nn.M
         model, optimizer, torch.nn.functional.cross_entropy, gradient_accumulation_steps=2
     )
     trainer.add_event_handler(Events.ITERATION_COMPLETED, PilotHandler(pilot))
-
-    @trainer.on(Events.EPOCH_COMPLETED)
-    def tell(engine: Engine) -> None:
-        print(f"epoch {engine.state.epoch}: loss {engine.state.output:.3f}, lr {pilot.get_last_lr()[0]:.3g}")
-
+    board = TensorboardLogger(log_dir=folder)
+    metrics = {"tag": "pilot", "output_transform": lambda output: pilot.metrics()}
+    board.attach_output_handler(trainer, Events.EPOCH_COMPLETED, **metrics)
     everything = {"trainer": trainer, "model": model, "optimizer": optimizer, "pilot": pilot}
     disk = DiskSaver(folder, require_empty=False)
     saving = Checkpoint(everything, disk, n_saved=1, filename_pattern="last.pt")
     trainer.add_event_handler(Events.EPOCH_COMPLETED, saving)
     if resume:
         Checkpoint.load_objects(everything, torch.load(f"{folder}/last.pt", weights_only=True))
-    trainer.run(DataLoader(TensorDataset(*TASK.data("train")), batch_size=16), max_epochs=epochs)
+    with board:
+        trainer.run(DataLoader(TensorDataset(*TASK.data("train")), batch_size=16), max_epochs=epochs)
     return model, pilot
 
 

@@ -147,8 +147,9 @@ def test_help_does_not_wait_for_torch_in_the_command_line_itself():
     import ast
     from pathlib import Path
 
-    for file in ("cli.py", "cli_bench.py"):
+    for file in ("cli.py", "cli_bench.py", "cli_teach.py"):
         tree = ast.parse(Path(origin).with_name(file).read_text())
         names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
-        assert not any(name.startswith(("torch", "trimtab")) for name in names - {"trimtab.cli_bench"})
+        own = {"trimtab.cli_bench", "trimtab.cli_teach"}
+        assert not any(name.startswith(("torch", "trimtab")) for name in names - own)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import trimtab
+from trimtab.rules import SGD
 from trimtab.task import Batch
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +85,10 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         names |= {"OneStepValidation": OneStepValidation, "policy": trimtab.Policy.for_panel(trimtab.Panel.of(["lr"]))}
     if page == "docs/environments.md":
         names["MyTask"] = lambda: trimtab.task_named("digits-mlp-v1")
+    if page == "docs/offline.md":
+        panel = trimtab.Panel.of(["lr"])
+        names |= {"plant": trimtab.Plant(trimtab.task_named("quadratic-v1"), SGD(), panel), "Path": Path}
+        names |= {"values": torch.full((64, 1, 1), 0.01), "controller": trimtab.controller_named("random")}
     if page == "docs/rules.md":
         names |= {"param": torch.randn(64, 5), "grad": torch.randn(64, 5)}
     run(page, names)
@@ -110,3 +115,16 @@ def test_every_page_is_known() -> None:
     """The README and the guide have Python in them: a change of the pages' form would be noticed."""
     assert PAGES["README.md"]
     assert len(PAGES["docs/guide.md"]) > 3
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    """A rule's test, named on the page on frameworks, is a function of the file that it names."""
+    page, here, found = (ROOT / "docs/fit.md").read_text(), "tests/fit/test_frameworks.py", 0
+    for line in page.splitlines():
+        file = here
+        for name, test in re.findall(r"`(tests/[\w/]+\.py)?::(test_\w+)`", line):
+            file = name or file
+            assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+            found += 1
+    assert found > 40
+    assert all(f"| R{number} |" in page for number in range(1, 21))

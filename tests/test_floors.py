@@ -25,7 +25,7 @@ FLOORS = (
     "pilot env",
     "attach teach search contracts fit",
     "bench",
-    "cli_bench",
+    "cli_bench cli_teach",
     "cli",
     "__init__",
 )

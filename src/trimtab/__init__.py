@@ -44,6 +44,7 @@ from trimtab.task import Batch as Batch
 from trimtab.task import Reference as Reference
 from trimtab.task import Task as Task
 from trimtab.tasks import task_named as task_named
+from trimtab.trace import FullTrace as FullTrace
 from trimtab.trace import Trace as Trace
 from trimtab.trace import read_trace as read_trace
 
@@ -58,6 +59,7 @@ __all__ = [
     "default_knobs",
     "estimator_of",
     "Features",
+    "FullTrace",
     "groups",
     "Guard",
     "Knob",

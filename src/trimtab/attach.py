@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -27,7 +28,7 @@ from trimtab.linkage import Linkage
 from trimtab.loss_knob import loss_knobs
 from trimtab.pilot import Mode, Pilot
 from trimtab.snapshot import Snapshot
-from trimtab.trace import Header, Trace
+from trimtab.trace import FullTrace, Header, Trace
 from trimtab.wheel import Wheel
 
 SiteChoice = Literal["run", "groups"]
@@ -52,7 +53,7 @@ def attach(
     every: int = 10,
     mode: Mode = "act",
     guard: Guard | bool = True,
-    trace: str | Path | None = None,
+    trace: str | Path | FullTrace | None = None,
 ) -> Pilot:
     """Pair an optimizer with a controller that turns its hyperparameters while it trains.
 
@@ -84,7 +85,7 @@ def attach(
         mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures: no controller is
             asked.
         guard: True, False, or a :class:`trimtab.Guard` with other settings.
-        trace: a JSON Lines file to append decisions to.
+        trace: a JSON Lines file to append decisions to; a :class:`trimtab.FullTrace` also keeps what was seen.
 
     Returns:
         The pilot, an ``LRScheduler``: call ``pilot.step(loss)`` after each ``optimizer.step()``.
@@ -131,7 +132,8 @@ def attach(
     if isinstance(period, bool) or not isinstance(period, int) or period < 1 or period % every:
         raise SignalError(f"`validate_every` must be a positive multiple of every={every}, got {period!r}.")
     watch = Guard() if guard is True else guard or None
-    helm = Helm(panel, chosen, _features(optimizer, panel, members), watch, horizon=horizon)
+    features = _features(optimizer, panel, members)
+    helm = Helm(panel, chosen, features, watch, horizon=horizon)
     gauge = Gauge(optimizer, panel, members, every=every, recorder=recorder)
     header = Header(panel.names, site_names(optimizer, members), chosen.name, {"horizon": horizon, "every": every})
     linkage = Linkage(panel, optimizer, members, scheduled=schedule is not None)
@@ -146,7 +148,7 @@ def attach(
             mode=mode,
             validate=validate,
             validate_every=period,
-            trace=Trace(header, trace),
+            trace=_trace(trace, header, features),
         )
     except BaseException:
         linkage.release()
@@ -174,6 +176,12 @@ def _recorder(
     return Recorder(
         optimizer, panel, estimator, model=model, loss_fn=loss_fn, validation_loss=validation_loss, acts=acts
     )
+
+
+def _trace(given: str | Path | FullTrace | None, header: Header, features: Features) -> Trace:
+    if not isinstance(given, FullTrace):
+        return Trace(header, given)
+    return Trace(replace(header.full(features.names, features.panel), note={**given.note, **header.note}), given.path)
 
 
 def default_knobs(optimizer: Optimizer) -> Panel:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimtab.cli_bench import bench
+from trimtab.cli_teach import teach
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +38,7 @@ app = typer.Typer(
 
 
 app.add_typer(bench, name="bench")
+app.add_typer(teach, name="teach")
 
 
 class UsageError(Exception):
@@ -184,28 +186,6 @@ def report(
     page = out or trace.with_suffix(".html")
     write_report(Record(*read_trace(trace)), page)
     typer.echo(f"Wrote {page}")
-
-
-@app.command()
-def teach(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The course, TOML; examples/teach.toml is one.")],
-    out: Annotated[Path | None, typer.Option(help="The folder; by default runs/NAME.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Minutes to teach, earlier ones included; by default as the course says.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Lessons at the same time, one thread each; the result is the same.")] = 2,
-    ray: Annotated[
-        str | None, typer.Option(help="Spread lessons over the Ray cluster at this address; 'local' starts one.")
-    ] = None,
-) -> None:
-    """Teach a controller; write its card. The same command goes on where it was."""
-    from trimtab.bench.machine import Provenance
-    from trimtab.teach.command import teach
-
-    _at_least_one(jobs=jobs)
-    card = teach(file, out, minutes, vars(Provenance.now(["trimtab", *context.obj])), jobs=jobs, ray=ray)
-    typer.echo(f"The card: {card}")
 
 
 def _race(plan: Plan, folder: Path, *, jobs: int, is_json: bool, is_fresh: bool, words: list[str]) -> None:

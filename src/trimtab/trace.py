@@ -2,20 +2,20 @@
 
 While the run lives, rows are appended to a JSON Lines file, a whole line at a time: after a kill it is readable up to
 the last whole line. When it ends, :meth:`Trace.close` writes the same rows in columns, as Parquet where pyarrow is
-installed, else as npz. The schema is versioned; :func:`read_trace` reads all three.
+installed, else as npz. The schema is versioned; :func:`read_trace` reads all three forms of both versions: 1, and 2
+(:class:`FullTrace`), whose rows also hold what a controller saw, so that one can be taught from them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,12 @@ from torch import Tensor
 from trimtab.columns import read_columns, write_columns
 from trimtab.errors import TraceError
 from trimtab.guard import REASONS
-from trimtab.helm import Decision, is_restored, reason_of
+from trimtab.helm import Decision, reason_of
+from trimtab.knobs import Panel
+from trimtab.whole import append_whole
 
 SCHEMA = "trimtab-trace-1"
+FULL = "trimtab-trace-2"  # rows hold features too, and the header what they and the knobs are
 RECENT = 4096  # rows kept in memory, for `explain`, `metrics` and `report`
 Row = dict[str, Any]
 
@@ -52,12 +55,34 @@ class Header:
         sites: the sites' names.
         controller: its name.
         note: the caller's own facts (task, seed, ...), JSON.
+        features: the names of the features that rows hold; none in a trace that holds none.
+        ranges: where rows hold features, each knob's ``low, high, scale, rate``.
     """
 
     knobs: tuple[str, ...]
     sites: tuple[str, ...]
     controller: str
     note: dict[str, Any]
+    features: tuple[str, ...] = ()
+    ranges: tuple[tuple[float, float, str, float], ...] = ()
+
+    def full(self, features: Sequence[str], panel: Panel) -> Header:
+        """Give the header of a trace that holds these features of a run with these knobs."""
+        ranges = tuple((knob.low, knob.high, knob.scale, knob.rate) for knob in panel)
+        return replace(self, features=tuple(features), ranges=ranges)
+
+
+@dataclass(frozen=True)
+class FullTrace:
+    """A trace that one can be taught from, for ``attach(..., trace=FullTrace(path))``; its rows hold features too.
+
+    Args:
+        path: the JSON Lines file to append to.
+        note: facts to keep in the header, JSON: ``{"task": "digits-mlp-v1", "seed": 0}``.
+    """
+
+    path: str | Path
+    note: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trace:
@@ -65,7 +90,9 @@ class Trace:
 
     A row has ``step, site, loss, val_loss, event, reason`` and for each knob its value (``lr``), ``position_lr`` and
     ``move_lr``; around a schedule also ``schedule_lr``, the value without a controller. Floats are None where not
-    finite or not measured, so that every line is plain JSON.
+    finite or not measured, so that every line is plain JSON. Where the header names features, a row also has the list
+    ``features``, and ``judged`` and ``left``: a loss measured for whoever reads, not shown to the controller, before
+    the decision and after a run's last one.
 
     Args:
         header: what holds for the whole run.
@@ -86,22 +113,38 @@ class Trace:
         if self._file is not None:  # a run that ends without `close` leaves no open file behind
             weakref.finalize(self, self._file.close)
 
-    def add(self, step: int, decision: Decision, used: Tensor, *, event: Event, alone: Tensor | None = None) -> None:
+    def add(
+        self,
+        step: int,
+        decision: Decision,
+        used: Tensor,
+        *,
+        event: Event,
+        alone: Tensor | None = None,
+        member: int = 0,
+        also: Sequence[float] = (),
+    ) -> None:
         """Record one decision; one write and one flush to the operating system.
 
         Args:
             step: the optimizer step.
-            decision: what came of its reading; member 0 is recorded.
+            decision: what came of its reading.
             used: ``[S, K]`` knob values that the step used.
             event: what the guard did.
             alone: ``[S, K]`` values that a wrapped schedule alone would have set; None without one.
+            member: whose decision is recorded.
+            also: none, or ``judged`` and ``left`` (see the class).
 
         Raises:
             TraceError: the file cannot be written (a full disk): what was written before stays readable.
         """
-        rows = list(self._rows(step, decision, used, event))
+        rows = list(self._rows(step, decision, used, event, member))
         for row, values in zip(rows, [] if alone is None else alone.tolist(), strict=False):
             row |= {f"schedule_{name}": _plain(value) for name, value in zip(self.header.knobs, values, strict=True)}
+        if self.header.features:
+            more = dict(zip(("judged", "left"), map(_plain, also or (math.nan, math.nan)), strict=True))
+            seen = decision.seen.features[member].tolist()
+            rows = [{**row, **more, "features": at} for row, at in zip(rows, seen, strict=True)]
         self.rows.extend(rows)
         self.decisions.append((step, decision))
         self.restores += event.kind in ("restore", "gave up")
@@ -109,7 +152,7 @@ class Trace:
         if self._file is not None:
             text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
             try:
-                _write_whole(self._file, text.encode())
+                append_whole(self._file, text.encode())
             except OSError as error:
                 message = f"The trace {self._path} cannot be written ({error}): free space, or trace=None."
                 raise TraceError(message) from error
@@ -141,13 +184,12 @@ class Trace:
         columns = {name: [row.get(name) for row in rows] for name in rows[0]} if rows else {}
         return write_columns(self._path, _line(header), columns)
 
-    def _rows(self, step: int, decision: Decision, used: Tensor, event: Event) -> Iterable[Row]:
+    def _rows(self, step: int, decision: Decision, used: Tensor, event: Event, member: int) -> Iterable[Row]:
         signals = decision.seen.signals
-        val = None if signals.val_loss is None else _plain(float(signals.val_loss[0]))
-        loss = _plain(float(signals.losses[0].mean()))
-        columns = zip(
-            self.header.sites, used.tolist(), decision.position[0].tolist(), decision.move[0].tolist(), strict=True
-        )
+        val = None if signals.val_loss is None else _plain(float(signals.val_loss[member]))
+        loss = _plain(float(signals.losses[member].mean()))
+        position, move = decision.position[member].tolist(), decision.move[member].tolist()
+        columns = zip(self.header.sites, used.tolist(), position, move, strict=True)
         for site, values, positions, moves in columns:
             row: Row = {"step": step, "site": site, "loss": loss, "val_loss": val, **event._asdict()}
             row["event"] = row.pop("kind")
@@ -181,24 +223,13 @@ def read_trace(path: str | Path) -> tuple[Header, list[Row]]:
     return header, [_row_from(line, number, path) for number, line in enumerate(lines[1:], 2) if line]
 
 
-def event_of(decision: Decision, *, is_acting: bool = True) -> Event:
-    """Name what the guard did at a decision; where nobody acts on it, a restore is an alarm."""
-    if decision.verdict is None or not reason_of(decision):
+def event_of(decision: Decision, *, is_acting: bool = True, member: int = 0) -> Event:
+    """Name what the guard did at a member's decision; where nobody acts on it, a restore is an alarm."""
+    if decision.verdict is None or not reason_of(decision, member):
         return Event("", "")
-    kind = "gave up" if bool(decision.verdict.gave_up[0]) else "restore"
-    return Event(kind if is_acting and is_restored(decision) else "alarm", REASONS[reason_of(decision)])
-
-
-def _write_whole(file: Any, content: bytes) -> None:
-    """Write all of it, or nothing: on a full disk a raw file takes a part and raises only at the next write."""
-    end = file.tell()
-    try:
-        while content:
-            content = content[file.write(content) :]
-    except OSError:
-        with contextlib.suppress(OSError):
-            file.truncate(end)
-        raise
+    kind = "gave up" if bool(decision.verdict.gave_up[member]) else "restore"
+    acted = is_acting and bool(decision.verdict.restore[member])
+    return Event(kind if acted else "alarm", REASONS[reason_of(decision, member)])
 
 
 def _opened(path: Path, header: Header) -> Any:
@@ -207,10 +238,11 @@ def _opened(path: Path, header: Header) -> Any:
         if path.is_file() and path.stat().st_size:
             _mend(path)
             there = read_trace(path)[0] if path.stat().st_size else header
-            if (there.knobs, there.sites) != (header.knobs, header.sites):
-                raise TraceError(f"{path} traces knobs {there.knobs} at sites {there.sites}, not this run's: move it.")
+            if replace(there, controller="", note={}) != replace(header, controller="", note={}):
+                kind = f"knobs {there.knobs} at sites {there.sites} and {len(there.features)} features"
+                raise TraceError(f"{path} traces {kind}, or in other ranges, not this run's: move it.")
         if not path.is_file() or not path.stat().st_size:
-            path.write_text(json.dumps({"schema": SCHEMA, **vars(header)}) + "\n")
+            path.write_text(_line(header) + "\n")
         return path.open("ab", buffering=0)
     except OSError as error:
         raise TraceError(f"The trace {path} cannot be opened ({error}): give another path, or trace=None.") from error
@@ -220,26 +252,30 @@ def _mend(path: Path) -> None:
     """Cut off a last line that a kill left unfinished; of a file that is no trace, nothing."""
     content = path.read_bytes()
     first, newline, _ = content.partition(b"\n")
-    begin = json.dumps({"schema": SCHEMA})[:-1].encode()
-    if newline or first[: len(begin)] != begin[: len(first)]:
+    begins = [json.dumps({"schema": schema})[:-1].encode() for schema in (SCHEMA, FULL)]
+    if newline or all(first[: len(begin)] != begin[: len(first)] for begin in begins):
         _header_from(first.decode(errors="replace"), path)
     if not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _line(header: Header) -> str:
-    return json.dumps({"schema": SCHEMA, **vars(header)})
+    more = () if header.features else ("features", "ranges")
+    fields = {name: value for name, value in vars(header).items() if name not in more}
+    return json.dumps({"schema": SCHEMA if more else FULL, **fields})
 
 
 def _header_from(text: str, path: Path | str) -> Header:
     try:
         fields = json.loads(text)
-        known = fields.pop("schema") == SCHEMA
-        header = Header(tuple(fields["knobs"]), tuple(fields["sites"]), fields["controller"], fields["note"])
+        known = fields.pop("schema") in (SCHEMA, FULL)
+        lists = {name: tuple(fields.pop(name, ())) for name in ("features", "ranges")}
+        lists["ranges"] = tuple(tuple(entry) for entry in lists["ranges"])
+        header = Header(tuple(fields["knobs"]), tuple(fields["sites"]), fields["controller"], fields["note"], **lists)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TraceError(f"{path} is no trace: its first line is no header of schema {SCHEMA}.") from error
+        raise TraceError(f"{path} is no trace: its first line is no header of schema {SCHEMA} or {FULL}.") from error
     if not known:
-        raise TraceError(f"{path} is a trace of another schema; this trimtab reads {SCHEMA}.")
+        raise TraceError(f"{path} is a trace of another schema; this trimtab reads {SCHEMA} and {FULL}.")
     return header
 
 

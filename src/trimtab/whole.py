@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,3 +41,15 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def append_whole(file: FileIO, content: bytes) -> None:
+    """Write all of it, or nothing: on a full disk a raw file takes a part and raises only at the next write."""
+    end = file.tell()
+    try:
+        while content:
+            content = content[file.write(content) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(end)
+        raise

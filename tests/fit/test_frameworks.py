@@ -54,6 +54,14 @@ def end(model: torch.nn.Module, pilot: trimtab.Pilot) -> tuple[dict[str, str], d
     return flat(model.state_dict()), flat(pilot.state_dict()), str(pilot.trace.rows[-1])
 
 
+def board(folder: Path, name: str) -> list[float]:
+    """Read a scalar's values from TensorBoard's files in a folder, however deep they lie."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = folder.rglob("events.out.tfevents*")
+    return [entry.value for entry in EventAccumulator(str(file)).Reload().Scalars(name)]
+
+
 def learned(pilot: trimtab.Pilot) -> float:
     """Give by how much the training loss has fallen."""
     return pilot.trace.rows[0]["loss"] / pilot.trace.rows[-1]["loss"]
@@ -86,6 +94,7 @@ def test_fabric_trains_logs_and_resumes(tmp_path: Path) -> None:
     assert flat(saved[0]) == flat(saved[1])
     assert straight.get_last_lr() == resumed.get_last_lr()
     assert learned(straight) > 5
+    assert "trimtab/run/lr" in next((tmp_path / "straight").rglob("metrics.csv")).read_text().splitlines()[0]
 
 
 @pytest.mark.slow
@@ -108,14 +117,17 @@ def test_the_trainer_trains_logs_and_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_accelerate_trains_and_resumes(tmp_path: Path) -> None:
-    """`save_state` and `load_state` take the registered pilot along, bit for bit."""
+def test_accelerate_trains_logs_and_resumes(tmp_path: Path) -> None:
+    """`save_state` and `load_state` take the registered pilot along, bit for bit; its tracker has each epoch's rate."""
     run = main("accelerate")
     straight = run(str(tmp_path / "straight"))
     run(str(tmp_path / "parts"), epochs=2)
     resumed = run(str(tmp_path / "parts"), checkpoint=str(tmp_path / "parts/last"))
     assert end(*straight) == end(*resumed)
     assert learned(straight[1]) > 5
+    rates = board(tmp_path / "straight", "trimtab/run/lr")
+    assert 4 == len(rates)
+    assert rates[-1] == pytest.approx(straight[1].get_last_lr()[0], rel=1e-6)
 
 
 @pytest.mark.slow
@@ -136,14 +148,17 @@ def test_skorch_trains_logs_and_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ignite_trains_and_resumes(tmp_path: Path) -> None:
-    """Ignite's Checkpoint takes the pilot along, bit for bit."""
+def test_ignite_trains_logs_and_resumes(tmp_path: Path) -> None:
+    """Ignite's Checkpoint takes the pilot along, bit for bit; its logger has each epoch's rate."""
     run = main("ignite")
     straight = run(str(tmp_path / "straight"))
     run(str(tmp_path / "parts"), epochs=2)
     resumed = run(str(tmp_path / "parts"), resume=True)
     assert end(*straight) == end(*resumed)
     assert learned(straight[1]) > 5
+    rates = board(tmp_path / "straight", "pilot/trimtab/run/lr")
+    assert 4 == len(rates)
+    assert rates[-1] == pytest.approx(straight[1].get_last_lr()[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(

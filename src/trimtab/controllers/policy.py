@@ -162,15 +162,29 @@ class Policy(nn.Module):
         wide = len(self.spec["features"])
         if seen.features.shape[-1] != wide:
             raise SignalError(f"This policy reads {wide} features, got {seen.features.shape[-1]}.")
-        features = torch.nan_to_num(seen.features, nan=0.0, posinf=0.0, neginf=0.0)
+        shares, state = self.shares(weights, seen.features, state)
+        leap = torch.where(seen.signals.step <= EARLY_STEPS, self.spec["leap"], 1.0).to(shares)
+        return self.spec["reach"] * leap[:, None, None] * shares, state
+
+    def shares(self, weights: Weights, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """Give moves as shares of the longest one at their time, which is the reach or, early, `leap` times that.
+
+        Args:
+            weights: as in `act_with`.
+            features: ``[B, S, F]``; what is not a number counts as 0.
+            state: as in `act_with`.
+
+        Returns:
+            ``[B, S, K]`` in (-1, 1), and the new memory.
+        """
+        features = torch.nan_to_num(features, nan=0.0, posinf=0.0, neginf=0.0)
         features = evened(features, self._center, self._size)
         if self.spec["kind"] == "mlp":
             hidden = torch.tanh(self._layer(weights, "hidden", features))
         else:
             hidden = self._recur(weights, features, state["memory"].to(features))
             state = {**state, "memory": hidden}
-        leap = torch.where(seen.signals.step <= EARLY_STEPS, self.spec["leap"], 1.0).to(features)
-        return self.spec["reach"] * leap[:, None, None] * torch.tanh(self._layer(weights, "out", hidden)), state
+        return torch.tanh(self._layer(weights, "out", hidden)), state
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write spec and weights to a safetensors file; the file is whole or not there.

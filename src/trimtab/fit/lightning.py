@@ -74,7 +74,7 @@ class PilotCallback(Callback):  # type: ignore[misc]  # untyped where Lightning 
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what a decision has changed."""
-        if self._pilot is None or self._pilot.trace.decided == self._logged:
+        if self._pilot is None or self._pilot.trace.decided == self._logged or not trainer.loggers:
             return
         self._logged = self._pilot.trace.decided
         metrics = self._pilot.metrics()

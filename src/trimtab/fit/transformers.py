@@ -68,10 +68,11 @@ class PilotCallback(TrainerCallback):  # type: ignore[misc]  # untyped where Tra
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the pilot the loss of the step that is about to be taken."""
-        if self._losses:
-            losses = torch.stack(self._losses)
-            share = world() if args.average_tokens_across_devices else 1  # counted over all ranks, or this one's
-            self._pilot.note(losses.sum() * share if self._is_split else losses.mean())
+        if not self._losses:
+            return
+        whole = torch.stack(self._losses).sum() if len(self._losses) > 1 else self._losses[0]
+        share = world() if args.average_tokens_across_devices else 1  # tokens are counted over all ranks, or this one's
+        self._pilot.note(whole * share if self._is_split else whole / len(self._losses))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add the pilot's metrics to the training's logs and history."""

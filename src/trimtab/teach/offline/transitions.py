@@ -1,0 +1,92 @@
+"""Transitions: episodes laid out for learning, a row a decision and site.
+
+Letters: ``N`` rows, ``F`` features, ``K`` knobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trimtab.controllers.spec import Spec
+from trimtab.errors import TraceError
+from trimtab.knobs import EARLY_STEPS
+from trimtab.teach.offline.episode import Episode
+
+FEWEST = 32  # rows that a policy is taught from at least
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """What policies are taught from; float32, as the weights.
+
+    Attributes:
+        seen: ``[N, F]`` features at a decision.
+        shares: ``[N, K]`` in [-1, 1]: moves as shares of the policy's longest.
+        rewards: ``[N]``, of the whole run at every site.
+        then: ``[N, F]`` features at the next reading.
+        goes_on: ``[N]`` 1 where what comes after counts, 0 where the episode is over.
+        worth: ``[N]`` the sum of the episode's rewards.
+    """
+
+    seen: Tensor
+    shares: Tensor
+    rewards: Tensor
+    then: Tensor
+    goes_on: Tensor
+    worth: Tensor
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], spec: Spec, *, fewest: int = FEWEST) -> Transitions:
+        """Lay episodes out.
+
+        A move longer than the policy's longest is the longest. A run that reached its horizon is over, as one that the
+        guard gave up; one that was cut off is not.
+
+        Args:
+            episodes: of the policy's knobs and features.
+            spec: the policy's.
+            fewest: rows that there must be.
+
+        Returns:
+            The rows, episode by episode.
+
+        Raises:
+            TraceError: there are too few to learn from.
+        """
+        parts: list[list[Tensor]] = []
+        for episode in episodes:
+            count, sites, _ = episode.moves.shape
+            early = (episode.steps[:-1] <= EARLY_STEPS)[:, None, None]
+            longest = spec["reach"] * torch.where(early, spec["leap"], 1.0)
+            goes_on = torch.ones(count)
+            goes_on[-1] = float(episode.end == "cut")
+            each = torch.stack([episode.rewards, goes_on, torch.full((count,), episode.worth)], -1)
+            parts.append(
+                [
+                    episode.features[:-1].flatten(0, 1),
+                    (episode.moves / longest).clamp(-1, 1).flatten(0, 1),
+                    episode.features[1:].flatten(0, 1),
+                    each.repeat_interleave(sites, 0),
+                ]
+            )
+        count = sum(len(part[0]) for part in parts)
+        if count < fewest:
+            raise TraceError(
+                f"{len(episodes)} recorded runs hold {count} moves in all, too few to learn from: record at least "
+                f"{fewest}, and better thousands."
+            )
+        seen, shares, then, each = (torch.cat(column).float() for column in zip(*parts, strict=True))
+        return cls(seen, shares, each[:, 0], then, each[:, 1], each[:, 2])
+
+    def __len__(self) -> int:
+        """Give ``N``."""
+        return len(self.seen)
+
+    def drawn(self, count: int, rng: torch.Generator) -> Transitions:
+        """Give so many rows at random, any of them several times."""
+        rows = torch.randint(len(self), (count,), generator=rng)
+        return Transitions(**{name: value[rows] for name, value in vars(self).items()})
