@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -48,3 +49,11 @@ def test_the_hypergradients_tables_are_their_rows() -> None:
         lines = table().splitlines()
         assert len(lines) > 3
         assert set(lines) <= set(page)
+
+
+def test_the_adapters_cost_is_its_rows() -> None:
+    """Each framework's step and the adapter's share of it are those of `results/adapters.jsonl`."""
+    page = (ROOT / "docs/fit.md").read_text()
+    for row in map(json.loads, (ROOT / "results/adapters.jsonl").read_text().splitlines()):
+        took = f"{row['adapter_us_per_step'] / 1000:.2f} ms, {row['adapter_share']:.1%}"
+        assert row["framework"] == "plain" or f"| {row['framework']} | {row['step_ms']:.1f} ms | {took} |" in page
