@@ -52,7 +52,7 @@ def test_the_hypergradients_tables_are_their_rows() -> None:
         assert set(lines) <= set(page)
 
 
-@pytest.mark.parametrize("table", ["environments", "ensemble", "regrets", "digits"])
+@pytest.mark.parametrize("table", ["environments", "ensemble", "regrets", "digits", "surrogate"])
 def test_the_tables_of_control_are_their_rows(table: str) -> None:
     """Each line of the tables that the rows give stands on the page, and the power of Exp3's regret."""
     name = {"environments": "env", "regrets": "bandit", "digits": "bandit"}.get(table, table)

@@ -1,4 +1,4 @@
-"""Control: the tables of `docs/control.md`, made from rows of results/env.jsonl, ensemble.jsonl and bandit.jsonl."""
+"""Control: the tables of `docs/control.md`, made from rows in results/."""
 
 from __future__ import annotations
 
@@ -42,6 +42,32 @@ def ensemble(rows: Sequence[Row]) -> str:
             ", ".join(f"{vote:.2f}" for vote in row["votes"]) if len(row["votes"]) > 1 else "–",
         )
         for row in rows
+    ]
+    return _table(head, lines)
+
+
+def surrogate(rows: Sequence[Row], ahead: Sequence[int] = (1, 4, 8)) -> str:
+    """Give the errors of learned models on runs that they have not seen, as a Markdown table.
+
+    Args:
+        rows: of `benchmarks/surrogate.py`.
+        ahead: moves ahead.
+
+    Returns:
+        A line a task and number of moves.
+    """
+    head = ("task", "moves ahead", "features", "no change", "reward", "within one deviation, one move ahead")
+    lines = [
+        (
+            row["task"],
+            str(moves),
+            f"{row[f'features_{moves}']:.2f}",
+            f"{row[f'still_{moves}']:.2f}",
+            f"{row[f'reward_{moves}']:.2f}",
+            f"{row['inside']:.0%}" if moves == 1 else "–",
+        )
+        for row in rows
+        for moves in ahead
     ]
     return _table(head, lines)
 
