@@ -1,10 +1,11 @@
 """How many environment steps a second, beside DACBench's SGD environment on the same network, data and batch size.
 
 Both train digits-mlp-v1's network (64-32-10, tanh, batches of 32, AdamW) on the same rows, one thread, rounds
-interleaved, medians. DACBench (0.5.6) runs as published, but for its images, which come as tensors that are ready,
-through a stand-in for torchvision (which has no build for every torch): that makes it faster than it is. Between epochs
-it looks at one batch of 32 validation examples a step; `every=1, judged=32` is the same for ours: one optimizer step
-and one such look an environment step. About half a minute.
+interleaved, medians, in seconds of the processor, so that other programs count little. DACBench (0.5.6) runs as
+published, but for its images, which come as tensors that are ready, through a stand-in for torchvision (which has no
+build for every torch): that makes it faster than it is. Between epochs it looks at one batch of 32 validation examples
+a step; `every=1, judged=32` is the same for ours: one optimizer step and one such look an environment step. About half
+a minute.
 
     python benchmarks/env.py [--results results/env.jsonl]
 
@@ -56,10 +57,10 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(args.rounds + 1):
         for name, (run, known) in runs.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             run(known["turns"])
             if number:  # the first round warms up
-                rates[name].append(known["turns"] * known["members"] / (time.perf_counter() - begin))
+                rates[name].append(known["turns"] * known["members"] / (time.process_time() - begin))
     peer = rates.get("dacbench steps")
     for name, found in rates.items():
         known, rate = runs[name][1], statistics.median(found)

@@ -86,6 +86,8 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     if page == "docs/environments.md":
         names["MyTask"] = lambda: trimtab.task_named("digits-mlp-v1")
     if page == "docs/offline.md":
+        pytest.importorskip("minari")
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
         panel = trimtab.Panel.of(["lr"])
         names |= {"plant": trimtab.Plant(trimtab.task_named("quadratic-v1"), SGD(), panel), "Path": Path}
         names |= {"values": torch.full((64, 1, 1), 0.01), "controller": trimtab.controller_named("random")}

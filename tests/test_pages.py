@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 
+from trimtab.bench import control
 from trimtab.bench.anylr.bout import read_rows
 from trimtab.bench.anylr.page import as_markdown
 
@@ -48,3 +50,24 @@ def test_the_hypergradients_tables_are_their_rows() -> None:
         lines = table().splitlines()
         assert len(lines) > 3
         assert set(lines) <= set(page)
+
+
+def test_the_adapters_cost_is_its_rows() -> None:
+    """Each framework's step and the adapter's share of it are those of `results/adapters.jsonl`."""
+    page = (ROOT / "docs/fit.md").read_text()
+    for row in map(json.loads, (ROOT / "results/adapters.jsonl").read_text().splitlines()):
+        took = f"{row['adapter_us_per_step'] / 1000:.2f} ms, {row['adapter_share']:.1%}"
+        assert row["framework"] == "plain" or f"| {row['framework']} | {row['step_ms']:.1f} ms | {took} |" in page
+
+
+@pytest.mark.parametrize("table", ["environments", "ensemble", "regrets", "digits", "surrogate"])
+def test_the_tables_of_control_are_their_rows(table: str) -> None:
+    """Each line of the tables that the rows give stands on the page, and the power of Exp3's regret."""
+    name = {"environments": "env", "regrets": "bandit", "digits": "bandit"}.get(table, table)
+    rows = [json.loads(line) for line in (ROOT / "results" / f"{name}.jsonl").read_text().splitlines()]
+    page = (ROOT / "docs/control.md").read_text()
+    lines = getattr(control, table)(rows).splitlines()
+    assert len(lines) > 5
+    assert [] == [line for line in lines if line not in page]
+    if table == "regrets":
+        assert f"power of {control.power(rows):.2f}" in page

@@ -66,6 +66,13 @@ class Header:
     features: tuple[str, ...] = ()
     ranges: tuple[tuple[float, float, str, float], ...] = ()
 
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Header:
+        """Take its fields as JSON gives them."""
+        knobs, sites = (tuple(fields[name]) for name in ("knobs", "sites"))
+        ranges = tuple(tuple(entry) for entry in fields.get("ranges", ()))
+        return cls(knobs, sites, fields["controller"], fields["note"], tuple(fields.get("features", ())), ranges)
+
     def full(self, features: Sequence[str], panel: Panel) -> Header:
         """Give the header of a trace that holds these features of a run with these knobs."""
         ranges = tuple((knob.low, knob.high, knob.scale, knob.rate) for knob in panel)
@@ -268,10 +275,7 @@ def _line(header: Header) -> str:
 def _header_from(text: str, path: Path | str) -> Header:
     try:
         fields = json.loads(text)
-        known = fields.pop("schema") in (SCHEMA, FULL)
-        lists = {name: tuple(fields.pop(name, ())) for name in ("features", "ranges")}
-        lists["ranges"] = tuple(tuple(entry) for entry in lists["ranges"])
-        header = Header(tuple(fields["knobs"]), tuple(fields["sites"]), fields["controller"], fields["note"], **lists)
+        known, header = fields.pop("schema") in (SCHEMA, FULL), Header.read(fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TraceError(f"{path} is no trace: its first line is no header of schema {SCHEMA} or {FULL}.") from error
     if not known:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 HEAD = """
 import json, math, os, sys, warnings
@@ -81,6 +81,21 @@ def launch(code: str, here: Path, phase: str = "run", ranks: int = 2) -> list[An
     return [json.loads((here / f"{phase}-{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
 
 
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give `launch` in a folder a program, and each of a program's phases once: starting two ranks takes seconds."""
+    folders: dict[str, Path] = {}
+    found: dict[tuple[str, str, int], list[Any]] = {}
+
+    def run(code: str, phase: str = "run", ranks: int = 2) -> list[Any]:
+        folder = folders.setdefault(code, tmp_path_factory.mktemp("ranks"))
+        if (code, phase, ranks) not in found:
+            found[code, phase, ranks] = launch(code, folder, phase, ranks)
+        return found[code, phase, ranks]
+
+    return run
+
+
 def numbers(tree: Any) -> list[float]:
     """List the numbers of a tree; NaN and None as -1, so that they compare."""
     if isinstance(tree, dict):
@@ -114,7 +129,7 @@ told = []
 if phase == "again":
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        beside = pilot.load(here / "saved.pt")
+        beside = pilot.load(here / ("saved-run-2.pt" if world == 1 else "saved-run-1.pt"))
     told = [str(w.message) for w in caught]
     model.load_state_dict(beside["model"])
     optimizer.load_state_dict(beside["optimizer"])
@@ -133,20 +148,20 @@ for number in range(first, last):
     calls.append(count["all"] - had)
 agreed = [trimtab.ranks.agreed(x) for x in (1.0 + rank, 4.0 if rank == 0 else math.nan)]
 if rank == 0:
-    pilot.save(here / "saved.pt", {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    pilot.save(here / f"saved-{phase}-{world}.pt", {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 say(statistics=statistics(pilot), rows=[dict(row) for row in pilot.trace.rows], calls=calls, before=before, told=told,
     after=pilot.get_last_lr(), weights=weights(model), restores=pilot.trace.restores, steps=pilot.last_epoch,
     agreed=agreed, memory=int(pilot.state_dict()["helm"]["memory"]["seen"]))
 """
 
 
-def test_two_ranks_under_ddp_are_one_process_on_the_joined_batch(tmp_path: Path) -> None:
+def test_two_ranks_under_ddp_are_one_process_on_the_joined_batch(launched: Any) -> None:
     """Decisions are identical on both; every statistic is the joined batch's to 1e-5; a decision costs one collective.
 
     The steps between cost none.
     """
-    first, second = launch(DDP, tmp_path)
-    (alone,) = launch(DDP, tmp_path, ranks=1)
+    first, second = launched(DDP)
+    (alone,) = launched(DDP, ranks=1)
     assert first["rows"] == second["rows"]
     assert first["weights"] == second["weights"]
     assert numbers(first["statistics"]) == pytest.approx(numbers(alone["statistics"]), rel=1e-5)
@@ -157,26 +172,25 @@ def test_two_ranks_under_ddp_are_one_process_on_the_joined_batch(tmp_path: Path)
     assert [1.5, 4.0] == first["agreed"] == second["agreed"]
 
 
-def test_a_flag_of_one_rank_is_every_rank_s(tmp_path: Path) -> None:
+def test_a_flag_of_one_rank_is_every_rank_s(launched: Any) -> None:
     """A loss that is infinite on one rank, and never on the other, sends both back."""
-    first, second = launch(DDP, tmp_path, "spoilt")
+    first, second = launched(DDP, "spoilt")
     assert 1 == first["restores"] == second["restores"]
     assert first["rows"] == second["rows"]
     assert first["weights"] == second["weights"]
 
 
-def test_an_elastic_restart_with_another_world_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_an_elastic_restart_with_another_world_size(before: int, after: int, launched: Any) -> None:
     """Two ranks' checkpoint goes on with one, and one's with two: knobs stay, features warm up anew, and it is said."""
-    two, _ = launch(DDP, tmp_path)
-    (shrunk,) = launch(DDP, tmp_path, "again", ranks=1)
-    assert ["2 ranks became 1: features warm up anew."] == shrunk["told"]
-    assert two["after"] == shrunk["before"]
-    assert 40 == shrunk["steps"]
-    assert len(shrunk["rows"]) == 2 * 3  # steps 30 and 40, three layers
-    grown = launch(DDP, tmp_path, "again", ranks=2)
-    assert ["1 ranks became 2: features warm up anew."] == grown[0]["told"] == grown[1]["told"]
-    assert shrunk["after"] == grown[0]["before"] == grown[1]["before"]
-    assert grown[0]["rows"] == grown[1]["rows"]
+    left = launched(DDP, ranks=before)
+    found = launched(DDP, "again", ranks=after)
+    for rank in found:
+        assert [f"{before} ranks became {after}: features warm up anew."] == rank["told"]
+        assert left[0]["after"] == rank["before"]
+        assert 40 == rank["steps"]
+        assert found[0]["rows"] == rank["rows"]
+        assert len(rank["rows"]) == 2 * 3  # steps 30 and 40, three layers
 
 
 FSDP = """
@@ -223,7 +237,7 @@ told = []
 if phase == "again":
     state = template(run)
     planner = DefaultLoadPlanner(allow_partial_load=True)
-    checkpoint.load(state, checkpoint_id=here / "dcp", planner=planner)
+    checkpoint.load(state, checkpoint_id=here / "dcp-run-2", planner=planner)
     set_state_dict(run[0], run[1], model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -238,16 +252,16 @@ else:
     shard = sum(t.to_local().numel() if hasattr(t, "to_local") else t.numel() for t in run[2]._snapshot.kept["params"])
     whole = sum(p.numel() for p in run[0].parameters())
     lr, reached = run[2].get_last_lr(), weights(run[0])
-    checkpoint.save(template(run), checkpoint_id=here / "dcp")
+    checkpoint.save(template(run), checkpoint_id=here / f"dcp-{phase}-{world}")
     say(statistics=statistics(run[2]), rows=[dict(row) for row in run[2].trace.rows], calls=calls, bare=bare,
         weights=reached, restores=run[2].trace.restores, shares=shard / whole, after=lr)
 """
 
 
-def test_two_ranks_under_fsdp2_are_one_process_on_the_joined_batch(tmp_path: Path) -> None:
+def test_two_ranks_under_fsdp2_are_one_process_on_the_joined_batch(launched: Any) -> None:
     """The same with sharded parameters; a rank's snapshot is its own shards; a decision costs one collective more."""
-    first, second = launch(FSDP, tmp_path)
-    (alone,) = launch(FSDP, tmp_path, ranks=1)
+    first, second = launched(FSDP)
+    (alone,) = launched(FSDP, ranks=1)
     assert first["rows"] == second["rows"]
     assert numbers(first["statistics"]) == pytest.approx(numbers(alone["statistics"]), rel=1e-5)
     assert 1 == pytest.approx(first["shares"] + second["shares"])
@@ -256,18 +270,18 @@ def test_two_ranks_under_fsdp2_are_one_process_on_the_joined_batch(tmp_path: Pat
     assert [int(number in (1, 2, 4, 7, 10, 20)) for number in range(1, 21)] == more
 
 
-def test_a_flag_of_one_rank_restores_every_shard(tmp_path: Path) -> None:
+def test_a_flag_of_one_rank_restores_every_shard(launched: Any) -> None:
     """A loss that is infinite on one rank sends both back, each to its own shards."""
-    first, second = launch(FSDP, tmp_path, "spoilt")
+    first, second = launched(FSDP, "spoilt")
     assert 1 == first["restores"] == second["restores"]
     assert first["weights"] == second["weights"]
     assert all(map(math.isfinite, first["weights"]))
 
 
-def test_a_distributed_checkpoint_of_two_ranks_goes_on_with_one(tmp_path: Path) -> None:
+def test_a_distributed_checkpoint_of_two_ranks_goes_on_with_one(launched: Any) -> None:
     """Weights and knobs are those that were saved, features warm up anew, and decisions come at their steps."""
-    two, _ = launch(FSDP, tmp_path)
-    (one,) = launch(FSDP, tmp_path, "again", ranks=1)
+    two, _ = launched(FSDP)
+    (one,) = launched(FSDP, "again", ranks=1)
     assert two["weights"] == one["start"]
     assert two["after"] == one["before"]
     assert ["2 ranks became 1: features warm up anew."] == one["told"]
@@ -384,10 +398,10 @@ say(statistics=statistics(pilot), rows=[dict(row) for row in pilot.trace.rows], 
 
 
 @pytest.mark.parametrize("name", ["lightning", "fabric", "transformers", "accelerate"])
-def test_a_framework_s_two_ranks_are_one_process_on_the_joined_batch(name: str, tmp_path: Path) -> None:
+def test_a_framework_s_two_ranks_are_one_process_on_the_joined_batch(name: str, launched: Any) -> None:
     """Decisions are identical on both ranks, and every statistic is the plain, single run's to 1e-5."""
-    first, second = launch(FRAMEWORKS, tmp_path, name)
-    (alone,) = launch(FRAMEWORKS, tmp_path, "plain", ranks=1)
+    first, second = launched(FRAMEWORKS, name)
+    (alone,) = launched(FRAMEWORKS, "plain", ranks=1)
     assert first["rows"] == second["rows"]
     assert 12 == first["steps"] == alone["steps"]
     assert numbers(first["statistics"]) == pytest.approx(numbers(alone["statistics"]), rel=1e-5)

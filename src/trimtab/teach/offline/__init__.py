@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from trimtab.teach.offline.cloning import cloned
 from trimtab.teach.offline.episode import Episode, read_episodes
+from trimtab.teach.offline.exchange import from_minari, header_of, to_minari
 from trimtab.teach.offline.iql import Implicit
 from trimtab.teach.offline.played import play
 from trimtab.teach.offline.score import fit, worths
 from trimtab.teach.offline.transitions import Transitions
 
-__all__ = ["Episode", "Implicit", "Transitions", "cloned", "fit", "play", "read_episodes", "worths"]
+__all__ = [
+    "Episode",
+    "Implicit",
+    "Transitions",
+    "cloned",
+    "fit",
+    "from_minari",
+    "header_of",
+    "play",
+    "read_episodes",
+    "to_minari",
+    "worths",
+]
