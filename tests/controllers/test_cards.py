@@ -31,7 +31,7 @@ def test_a_shipped_card_is_a_controller_by_name(name):
 
 def test_the_card_for_knobs():
     """The learning rate alone has a card, for several sites another, and with momentum and weight decay a third."""
-    assert fitting(("lr",), 1) == "trimtab-v1"
+    assert fitting(("lr",), 1) == "trimtab-v2"
     assert fitting(("lr",), 3) == "trimtab-layer-v1"
     assert fitting(("lr", "beta1", "weight_decay"), 1) == "trimtab-joint-v1"
     assert fitting(("beta2",), 1) is None
@@ -41,4 +41,4 @@ def test_the_card_for_knobs():
 def test_an_unknown_card_is_told():
     """The error names what comes close."""
     with pytest.raises(TaskError, match="did you mean 'trimtab-v1'"):
-        card("trimtab-v2")
+        card("trimtab-v1x")

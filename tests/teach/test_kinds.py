@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 
 from trimtab.contracts import TaskContract
+from trimtab.controllers.cards import page as shipped_page
 from trimtab.errors import TaskError
 from trimtab.knobs import Panel
 from trimtab.stream import Stream
-from trimtab.teach import Distribution, Exercise
+from trimtab.teach import Distribution, Exercise, read_course
+from trimtab.teach.card import page
 from trimtab.teach.distribution import LONG
-from trimtab.teach.examination import Grids
+from trimtab.teach.examination import Grids, Mark
 from trimtab.teach.fitness import Grid
 from trimtab.teach.sketch import CHANGES, KINDS, Kind, sketch
 from trimtab.teach.sources import FLAT
@@ -101,3 +104,12 @@ def test_what_does_not_hold_is_told() -> None:
         Distribution(name="teach-v3")
     with pytest.raises(TaskError, match="classes and numbers among the `sources` of teach-v2"):
         Distribution(name="teach-v2", sources=("digits",))
+
+
+def test_the_shipped_course_reads() -> None:
+    """`examples/trimtab-v2.toml` teaches on teach-v2, from the card that its page names."""
+    made = read_course(Path(__file__).parents[2] / "examples/trimtab-v2.toml")
+    assert "teach-v2" == made.distribution().name
+    names = ("generation", "core_minutes", *Mark.__dataclass_fields__)
+    assert "- **Begun from** trimtab-v1." in page(made, [dict.fromkeys(names, 1.0)], cpu=60.0, origin={})
+    assert "**Begun from** trimtab-v1" in shipped_page("trimtab-v2")

@@ -64,6 +64,7 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             "",
             f"- **Taught on** {lessons['name']}: horizons {short} to {long}, optimizers {', '.join(lessons['rules'])}, "
             f"sources {', '.join(lessons['sources'])}, seed {course.tables['']['seed']}.",
+            *([f"- **Begun from** {policy['start']}."] if policy["start"] else []),
             f"- **Teacher**: {', '.join(f'{key} {value}' for key, value in teacher.items())}; "
             f"{done} of {planned} generations done.",
             f"- **Cost**: {cpu / 60:.1f} core-minutes, examinations included.",
