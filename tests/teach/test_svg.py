@@ -15,7 +15,7 @@ from trimtab.knobs import Panel
 from trimtab.tasks import task_named
 from trimtab.teach.genome import Genome
 from trimtab.teach.surrogate import Log, Surrogate, errors
-from trimtab.teach.svg import Sketched, ValueGradients, collected, pieces, practised_by_model, worth
+from trimtab.teach.svg import Sketched, ValueGradients, collected, pieces, practised_by_model, taught_from, worth
 
 F64 = torch.float64
 A, B, SIGMA, PRICE, MOVES = 0.9, 0.5, 0.3, 0.1, 6  # s' = A s + B a + SIGMA xi, reward -(s^2 + PRICE a^2)
@@ -220,6 +220,22 @@ def test_a_policy_learns_beside_the_runs_it_controls() -> None:
     assert earned(policy) > still + 0.2
     told = errors(surrogate, log, (1,))
     assert told["features_1"] < told["still_1"]
+
+
+@pytest.mark.slow
+def test_a_policy_is_taught_from_a_log_of_random_moves() -> None:
+    """From 192 logged runs alone, none of them its own, it earns more on held-out bowls than no move."""
+    form, setting = genome(), Setting(task_named("quadratic-v1"), prior="hold")
+    still = Sketched(form.policy(form.untaught()), form)
+    rng = torch.Generator().manual_seed(0)
+    log = collected(setting, still, form, list(range(1000, 1192)), rng, 0.4)
+    policy, _ = taught_from(log, form, ValueGradients(length=12, steps=60), fits=800)
+    held = replace(setting, instances="held-out")
+    earned = [
+        float(collected(held, actor, form, list(range(24)), rng, 0.0).reward.sum(1).mean())
+        for actor in (still, Sketched(policy, form))
+    ]
+    assert earned[1] > earned[0] + 0.3
 
 
 def test_what_does_not_hold_is_refused() -> None:

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from trimtab.teach.bandit import Exp3
+from trimtab.teach.brains import Brain
 from trimtab.teach.course import Course, read_course
 from trimtab.teach.distribution import Distribution, Lesson
+from trimtab.teach.ensemble import QEnsemble
 from trimtab.teach.evolution import Evolution, Teacher
 from trimtab.teach.examination import Examination, Mark
 from trimtab.teach.exercise import Exercise
@@ -17,16 +20,19 @@ from trimtab.teach.school import School
 from trimtab.teach.unroll import Unroll
 
 __all__ = [
+    "Brain",
     "Course",
     "Distribution",
     "Evolution",
     "Examination",
     "Exercise",
+    "Exp3",
     "Genome",
     "Lesson",
     "Mark",
     "OnlineTeaching",
     "PersistentEvolution",
+    "QEnsemble",
     "School",
     "Teacher",
     "Unroll",

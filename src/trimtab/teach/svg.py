@@ -239,6 +239,29 @@ def practised_by_model(
     return actor.policy(), surrogate, _padded(logs)
 
 
+def taught_from(
+    log: Log, genome: Genome, gradients: ValueGradients, *, fits: int = 800, seed: int = 0
+) -> tuple[Policy, Surrogate]:
+    """Teach a policy from a log alone: fit a surrogate once, and improve in it once.
+
+    Args:
+        log: of the features that the policy reads, as `collected` gives it.
+        genome: the policy's form, "mlp".
+        gradients: how the policy is improved; its `penalty` is on what the surrogate's networks disagree on.
+        fits: steps of the surrogate's fit, at most.
+        seed: of everything.
+
+    Returns:
+        The policy and the surrogate.
+    """
+    rng = torch.Generator().manual_seed(mixed(seed, ACTING))
+    actor = Sketched(genome.policy(genome.untaught()), genome)
+    surrogate = Surrogate(len(genome.read), len(genome.spec["knobs"]), rng)
+    surrogate.fit(log, fits)
+    gradients.improve(surrogate, actor, log, rng)
+    return actor.policy(), surrogate
+
+
 def _padded(logs: list[Log]) -> Log:
     """Join logs of different lengths; what is added was not made."""
     most = max(log.reward.shape[1] for log in logs)
