@@ -56,7 +56,11 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=64, help="held-out ones, at most 100")
     parser.add_argument("--folder", type=Path, default=Path("runs/offline"))
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--table", action="store_true", help="print the table in docs/offline.md from the rows there")
     args = parser.parse_args()
+    if args.table:
+        print(table(args.results.read_text()))
+        return
     torch.set_num_threads(1)
     setting = Setting(task_named(TASK))
     traces = args.folder / "traces"
@@ -76,6 +80,8 @@ def main() -> None:
     for name in (name for name in (*BEHAVIOURS, *REFERENCES) if name not in known):
         tell({"who": name} | scored([controller_named(name)], held_out, args.instances))
     genome = Genome(Policy.for_panel(Panel.of(["lr"]), 16, prior=PRIOR).spec, FEATURES)
+    if "untaught" not in known:  # the schedule that every taught policy lies on, without a move
+        tell({"who": "untaught"} | scored([genome.policy(genome.untaught())], held_out, args.instances))
     rows = Transitions.of(read_episodes(traces, prior=PRIOR), genome.spec)
     for name, method in ((name, method) for name, method in METHODS.items() if name not in known):
         begin = time.perf_counter()
@@ -106,6 +112,18 @@ def scored(controllers: list[Controller], setting: Setting, count: int) -> dict[
         "worst": round(float(each.min()), 3),
         "of_seeds": [round(float(row.mean()), 3) for row in each],
     }
+
+
+def table(text: str) -> str:
+    """Make the page's table of a file of rows, best first."""
+    rows = sorted((json.loads(line) for line in text.splitlines()), key=lambda row: -row["worth"])
+    lines = ["| | worth | ± | median | worst run | seeds | fit | seconds |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        seeds = ", ".join(f"{worth:.2f}" for worth in row["of_seeds"]) if len(row["of_seeds"]) > 1 else ""
+        taught = f"{row['fit']:.2f} | {row['seconds']:.0f}" if "fit" in row else " | "
+        columns = f"{row['worth']:.2f} | {row['error']:.2f} | {row['median']:.2f} | {row['worst']:.2f}"
+        lines.append(f"| {row['who']} | {columns} | {seeds} | {taught} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def test_what_cannot_be_taught_is_refused(folder: Path, tmp_path: Path, capsys: 
     assert "needs a method of bc, iql" in capsys.readouterr().err
     assert 2 == main(["teach", "offline", str(tmp_path / "none")])
     assert "There are no traces in" in capsys.readouterr().err
+    assert 2 == main(["teach", "offline", str(folder), "--prior", "bogus"])
+    assert "`prior` must be one of constant" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     with pytest.raises(TraceError, match=r"cannot be written .*--out"):
         teach_offline(folder, tmp_path / "file" / "a", Study(steps=20), {})

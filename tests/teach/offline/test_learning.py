@@ -166,6 +166,18 @@ def test_the_same_seed_teaches_the_same_policy() -> None:
     assert not torch.equal(found[0], found[2])
 
 
+def test_features_that_are_left_out_weigh_nothing() -> None:
+    """A policy's weights on them stay 0, and its others can go on learning."""
+    made, _ = chain(100)
+    form = Genome(genome(4).spec, ("number0", "number1"))
+    for policy in (cloned(form, made, steps=20), Implicit(steps=20).taught(form, made)[0]):
+        weight = policy.get_parameter("hidden_weight")
+        assert weight.requires_grad
+        assert 0 == int(weight[:, 2:].count_nonzero())
+        assert 0 < int(weight[:, :2].count_nonzero())
+        assert not torch.equal(policy.get_parameter("out_weight"), Policy(form.spec).get_parameter("out_weight"))
+
+
 def episode(count: int, end: Any, sites: int = 1) -> Episode:
     """Make an episode of random moves; early ones may leap."""
     rng = torch.Generator().manual_seed(count)

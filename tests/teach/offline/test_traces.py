@@ -200,3 +200,13 @@ def test_runs_that_make_no_traces_are_refused(tmp_path: Path, horizon: int, seed
     """A horizon that is no reading, or two runs of one name."""
     with pytest.raises(TaskError, match="multiple of every=10 and seeds that differ"):
         play(setting().plant(), Random(), values(), tmp_path, seeds=seeds, horizon=horizon)
+
+
+def test_a_full_trace_has_a_report(tmp_path: Path) -> None:
+    """The page of one run is made of it as of any trace."""
+    pytest.importorskip("matplotlib")
+    from trimtab.cli import main
+
+    live(tmp_path / "a.jsonl", 12)
+    assert 0 == main(["report", str(tmp_path / "a.jsonl")])
+    assert "Run under the controller random" in (tmp_path / "a.html").read_text()

@@ -64,7 +64,7 @@ class Actor:
 
     def policy(self) -> Policy:
         """Give the policy as it is now."""
-        return copy.deepcopy(self._policy).requires_grad_(False)
+        return copy.deepcopy(self._policy)
 
 
 def cloned(

@@ -18,8 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trimtab.controllers.schedule import SCHEDULES
 from trimtab.env.reward import Reward
-from trimtab.errors import TraceError
+from trimtab.errors import TaskError, TraceError
 from trimtab.teach.offline.readings import Readings
 from trimtab.trace import Header, Row, read_trace
 
@@ -66,7 +67,10 @@ def read_episodes(folder: Path, *, prior: str = "constant", reward: Reward | Non
     Raises:
         TraceError: there is no trace, or one without features or of other knobs or features than the first; says what
             to do.
+        TaskError: there is no such schedule.
     """
+    if prior not in SCHEDULES:
+        raise TaskError(f"`prior` must be one of {', '.join(SCHEDULES)}, got {prior!r}.")
     found = {path.stem: path for kind in ("jsonl", "npz", "parquet") for path in sorted(folder.glob(f"*.{kind}"))}
     if not found:
         raise TraceError(f"There are no traces in {folder}: record some with attach(..., trace=FullTrace(path)).")
