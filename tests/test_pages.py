@@ -60,10 +60,12 @@ def test_the_adapters_cost_is_its_rows() -> None:
         assert row["framework"] == "plain" or f"| {row['framework']} | {row['step_ms']:.1f} ms | {took} |" in page
 
 
-@pytest.mark.parametrize("table", ["environments", "ensemble", "regrets", "digits", "surrogate"])
+@pytest.mark.parametrize("table", ["environments", "ensemble", "regrets", "digits", "surrogate", "offline"])
 def test_the_tables_of_control_are_their_rows(table: str) -> None:
     """Each line of the tables that the rows give stands on the page, and the power of Exp3's regret."""
-    name = {"environments": "env", "regrets": "bandit", "digits": "bandit"}.get(table, table)
+    name = {"environments": "env", "regrets": "bandit", "digits": "bandit", "offline": "offline_control"}.get(
+        table, table
+    )
     rows = [json.loads(line) for line in (ROOT / "results" / f"{name}.jsonl").read_text().splitlines()]
     page = (ROOT / "docs/control.md").read_text()
     lines = getattr(control, table)(rows).splitlines()

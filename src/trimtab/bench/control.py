@@ -72,6 +72,27 @@ def surrogate(rows: Sequence[Row], ahead: Sequence[int] = (1, 4, 8)) -> str:
     return _table(head, lines)
 
 
+def offline(rows: Sequence[Row]) -> str:
+    """Give what policies taught from the same logs are worth on held-out runs, as a Markdown table.
+
+    Args:
+        rows: of `benchmarks/offline_control.py`, a row a method and seed.
+
+    Returns:
+        A line a method.
+    """
+    lines = []
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == name]
+        worths = [row["worth"] for row in mine]
+        mean = sum(worths) / len(worths)
+        seconds = sum(row["seconds"] for row in mine) / len(mine)
+        cells = (f"{mean:.2f}", f"{min(worths):.2f} to {max(worths):.2f}", f"{min(row['worst'] for row in mine):.2f}")
+        lines.append((name, *cells, str(len(mine)), f"{seconds:.0f}"))
+    head = ("taught by", "worth, mean over seeds", "least and most", "worst run", "seeds", "seconds of teaching")
+    return _table(head, lines)
+
+
 def regrets(rows: Sequence[Row]) -> str:
     """Give Exp3's regret by rounds, beside the bound, as a Markdown table."""
     lines = [
