@@ -150,7 +150,8 @@ def grid(panels: Sequence[Panel], *, columns: int = 3, title: str = "", height: 
                 ax.set_xlabel("")
         handles, labels = _legend_entries(axes[: len(panels)])
         if labels:
-            wide = 6 if max(map(len, labels)) < 18 else 4
+            longest = max(map(len, labels))
+            wide = 6 if longest < 18 else 4 if longest < 27 else 3
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), wide))
         return _svg(figure, title or panels[0].title)
 
