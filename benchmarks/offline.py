@@ -30,7 +30,7 @@ from trimtab.tasks import task_named
 from trimtab.teach.genome import Genome
 from trimtab.teach.offline.cloning import cloned
 from trimtab.teach.offline.episode import read_episodes
-from trimtab.teach.offline.iql import Implicit
+from trimtab.teach.offline.iql import ImplicitQLearning
 from trimtab.teach.offline.played import play
 from trimtab.teach.offline.score import fit, worths
 from trimtab.teach.offline.transitions import Transitions
@@ -41,8 +41,8 @@ REFERENCES = ("constant", "trimtab-v1")
 PRIOR, FEATURES = "hold", ("*", "!mean_*", "!rank_*")
 METHODS: dict[str, Any] = {
     "clone": lambda genome, rows, seed: cloned(genome, rows, steps=STEPS, seed=seed),
-    "iql": lambda genome, rows, seed: Implicit(steps=STEPS, seed=seed).taught(genome, rows)[0],
-    "iql, expectile 0.9, beta 3": lambda genome, rows, seed: Implicit(0.9, 3.0, steps=STEPS, seed=seed).taught(
+    "iql": lambda genome, rows, seed: ImplicitQLearning(steps=STEPS, seed=seed).taught(genome, rows)[0],
+    "iql, expectile 0.9, beta 3": lambda genome, rows, seed: ImplicitQLearning(0.9, 3.0, steps=STEPS, seed=seed).taught(
         genome, rows
     )[0],
     "clone, temperature 0.5": lambda genome, rows, seed: cloned(genome, rows, temperature=0.5, steps=STEPS, seed=seed),

@@ -25,7 +25,7 @@ from trimtab.knobs import Panel
 from trimtab.tasks import task_named
 from trimtab.teach.genome import Genome
 from trimtab.teach.offline.cloning import cloned
-from trimtab.teach.offline.iql import Implicit
+from trimtab.teach.offline.iql import ImplicitQLearning
 from trimtab.teach.offline.score import worths
 from trimtab.teach.offline.transitions import Transitions
 from trimtab.teach.surrogate import Log
@@ -77,7 +77,7 @@ def modelled(log: Log, genome: Genome, seed: int, climb: ValueGradients) -> Poli
 
 def implicit(rows: Transitions, genome: Genome, seed: int) -> Policy:
     """Teach by implicit Q-learning."""
-    return Implicit(beta=3.0, seed=seed).taught(genome, rows)[0]
+    return ImplicitQLearning(beta=3.0, seed=seed).taught(genome, rows)[0]
 
 
 def laid_out(log: Log, genome: Genome) -> Transitions:

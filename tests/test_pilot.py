@@ -90,9 +90,9 @@ def test_a_call_left_out_loses_its_loss_only() -> None:
 
 
 def test_validation_is_measured_at_its_steps_after_the_update() -> None:
-    """`validate` is called once at each of its steps, and NaN, None or an infinity are results."""
+    """`validate` is called once at each of its steps, and NaN, None, an infinity or a loss with a graph are results."""
     calls = []
-    found = iter([0.5, math.nan, None, math.inf, torch.tensor(0.25)])
+    found = iter([0.5, math.nan, None, math.inf, torch.tensor(0.25, requires_grad=True)])
     run: Any = []
 
     def validate() -> Any:
@@ -273,12 +273,13 @@ def test_a_run_stepped_by_closures_is_the_run_stepped_plainly() -> None:
 
 
 def test_a_noted_loss_is_taken_by_the_step_that_brings_none() -> None:
-    """The last one noted counts, once; a loss that is given counts before it; what is no number is refused."""
+    """The last one noted counts, once; a loss that is given counts before it; none keeps its graph; what is no number is refused."""
     model, optimizer, pilot = made("constant", every=1)
     seen = []
     for noted, given in (((9.0, 1.0), None), ((), None), ((5.0,), 2.0), ((), None)):
         for loss in noted:
-            pilot.note(torch.tensor(loss))
+            pilot.note(torch.tensor(loss, requires_grad=True))
+            assert not pilot._noted.requires_grad
         model(torch.ones(2, 3)).square().mean().backward()
         assert not pilot.is_due
         optimizer.step()

@@ -97,7 +97,7 @@ def single(loss: Any, what: str = "`loss`") -> Tensor | float:
         what: its name, for the error.
 
     Returns:
-        It, NaN for None; a tensor stays one, where it is.
+        It, NaN for None; a tensor stays one, where it is, without its graph.
 
     Raises:
         SignalError: it is something else.
@@ -105,7 +105,7 @@ def single(loss: Any, what: str = "`loss`") -> Tensor | float:
     if loss is None:
         return math.nan
     if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
-        return loss
+        return loss.detach()
     if isinstance(loss, Tensor):
         kind = f"{str(loss.dtype).removeprefix('torch.')} tensor of shape {list(loss.shape)}"
         raise SignalError(f"{what} must be a single number, got a {kind}: give its mean.")

@@ -102,11 +102,11 @@ class Recorder:
                 self._held_out_closure = Closure(model, validation_loss)
         self._rng: Any = None
         if self._closure is not None and model is not None:
-            model.register_forward_pre_hook(self._remember)
+            model.register_forward_pre_hook(_uncompiled(self._remember))
         self.layout = self._laid_out()
         self._held: Before | None = None
         if acts and isinstance(estimator, PerParameter):
-            optimizer.register_step_post_hook(lambda *_: self._multiply())
+            optimizer.register_step_post_hook(_uncompiled(self._multiply))
 
     def hold(self, grads: Sequence[Tensor], factors: Tensor | None = None) -> Before:
         """Copy what a step about to be taken finds.
@@ -184,7 +184,7 @@ class Recorder:
         return torch.cat([t.detach().reshape(1, -1) for t in tensors], 1)
 
     @torch.no_grad()
-    def _multiply(self) -> None:
+    def _multiply(self, *_: Any) -> None:
         """Multiply each parameter's update, which was just taken, by its factor; nothing where no step was held."""
         held, self._held = self._held, None
         if held is None or held.factors is None:
@@ -269,6 +269,11 @@ class Recorder:
         with torch.no_grad():
             loss = functional_call(self._held_out_closure, {name: p.reshape(shape) for name, p, shape in pieces}, ())
         return torch.as_tensor(loss).reshape(1)
+
+
+def _uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """Keep `torch.compile` out of a hook."""
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call, no-any-return]  # torch's is untyped
 
 
 def _check(name: str, defaults: Mapping[str, float], panel: Panel) -> None:

@@ -14,7 +14,7 @@ from trimtab.errors import TaskError, TraceError
 from trimtab.teach.genome import Genome
 from trimtab.teach.offline.cloning import cloned
 from trimtab.teach.offline.episode import Episode
-from trimtab.teach.offline.iql import Implicit, expectile_loss
+from trimtab.teach.offline.iql import ImplicitQLearning, expectile_loss
 from trimtab.teach.offline.transitions import Transitions
 from trimtab.trace import Header
 
@@ -85,7 +85,7 @@ def test_an_expectile_is_what_makes_its_loss_least() -> None:
 def test_the_value_of_a_single_choice_is_the_expectile_of_its_rewards(expectile: float) -> None:
     """One state, three moves worth 0, 1 and 3, as often each: ``Σ |τ - 1(r < v)| (r - v) = 0``."""
     shares, rewards = torch.tensor([-0.5, 0.0, 0.5]).repeat(100), torch.tensor([0.0, 1.0, 3.0]).repeat(100)
-    _, critics = Implicit(expectile, steps=800, hidden=32, rate=3e-3, follows=0.02).taught(
+    _, critics = ImplicitQLearning(expectile, steps=800, hidden=32, rate=3e-3, follows=0.02).taught(
         genome(1), rows(torch.zeros(300, 1), shares, rewards)
     )
     low, high = 0.0, 3.0
@@ -126,7 +126,7 @@ def chain(count: int = 4000) -> tuple[Any, torch.Tensor]:
 def test_at_the_mean_the_q_is_bellmans_of_what_was_done() -> None:
     """With an expectile of a half, Q is the value of going on as before, by a linear system, on each place and move."""
     made, expected = chain()
-    _, critics = Implicit(0.5, discount=0.9, steps=1500, rate=3e-3, follows=0.02).taught(genome(4), made)
+    _, critics = ImplicitQLearning(0.5, discount=0.9, steps=1500, rate=3e-3, follows=0.02).taught(genome(4), made)
     with torch.no_grad():
         found = torch.stack([critics.q(torch.eye(4), torch.full((4, 1), a)).mean(-1) for a in (-0.5, 0.5)], -1)
     torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
@@ -139,7 +139,7 @@ def test_implicit_q_learning_beats_what_was_done() -> None:
     place, push = (2 * torch.rand(6000, generator=rng) - 1 for _ in range(2))
     after = place + 0.5 * push
     made = rows(place[:, None], push, -after.square(), after[:, None], torch.zeros(6000))
-    policy, _ = Implicit(0.8, beta=4.0, steps=1000, rate=3e-3).taught(genome(1), made)
+    policy, _ = ImplicitQLearning(0.8, beta=4.0, steps=1000, rate=3e-3).taught(genome(1), made)
     test = torch.linspace(-0.9, 0.9, 50)[:, None]
     left = (test[:, 0] + 0.5 * answers(policy, test)).square().mean()
     assert float(left) < 0.09
@@ -150,7 +150,7 @@ def test_without_advantages_it_is_cloning() -> None:
     """``β = 0`` weighs all alike: moves are the mean of what was done."""
     shares = torch.tensor([0.6, -0.2]).repeat(100)
     made = rows(torch.zeros(200, 1), shares, shares)
-    policy, _ = Implicit(beta=0.0, steps=500, rate=3e-3).taught(genome(1), made)
+    policy, _ = ImplicitQLearning(beta=0.0, steps=500, rate=3e-3).taught(genome(1), made)
     assert float(answers(policy, torch.zeros(1, 1))) == pytest.approx(0.2, abs=0.03)
 
 
@@ -160,7 +160,7 @@ def test_the_same_seed_teaches_the_same_policy() -> None:
     found = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(found))
-        policy, _ = Implicit(steps=20, seed=seed).taught(genome(4), made)
+        policy, _ = ImplicitQLearning(steps=20, seed=seed).taught(genome(4), made)
         found.append(torch.cat([weight.flatten() for weight in policy.parameters()]))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
@@ -170,7 +170,7 @@ def test_features_that_are_left_out_weigh_nothing() -> None:
     """A policy's weights on them stay 0, and its others can go on learning."""
     made, _ = chain(100)
     form = Genome(genome(4).spec, ("number0", "number1"))
-    for policy in (cloned(form, made, steps=20), Implicit(steps=20).taught(form, made)[0]):
+    for policy in (cloned(form, made, steps=20), ImplicitQLearning(steps=20).taught(form, made)[0]):
         weight = policy.get_parameter("hidden_weight")
         assert weight.requires_grad
         assert 0 == int(weight[:, 2:].count_nonzero())
@@ -214,7 +214,7 @@ def test_settings_that_cannot_teach_are_refused() -> None:
     made, _ = chain(40)
     for settings in ({"expectile": 1.0}, {"beta": -1.0}, {"discount": 1.1}, {"hidden": 0}, {"follows": 0.0}):
         with pytest.raises(TaskError, match="needs `0 < expectile < 1`"):
-            Implicit(**settings)
+            ImplicitQLearning(**settings)
     with pytest.raises(TaskError, match="temperature > 0"):
         cloned(genome(4), made, temperature=0.0)
     with pytest.raises(TaskError, match="rate > 0` and `steps >= 1"):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from trimtab.teach.offline.cloning import cloned
 from trimtab.teach.offline.episode import Episode, read_episodes
 from trimtab.teach.offline.exchange import from_minari, header_of, to_minari
-from trimtab.teach.offline.iql import Implicit
+from trimtab.teach.offline.iql import ImplicitQLearning
 from trimtab.teach.offline.played import play
 from trimtab.teach.offline.score import fit, worths
 from trimtab.teach.offline.transitions import Transitions
 
 __all__ = [
     "Episode",
-    "Implicit",
+    "ImplicitQLearning",
     "Transitions",
     "cloned",
     "fit",

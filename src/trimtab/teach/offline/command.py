@@ -20,7 +20,7 @@ from trimtab.tasks import CATALOGUE, task_named
 from trimtab.teach.genome import Genome
 from trimtab.teach.offline.cloning import cloned
 from trimtab.teach.offline.episode import Episode, read_episodes
-from trimtab.teach.offline.iql import Implicit
+from trimtab.teach.offline.iql import ImplicitQLearning
 from trimtab.teach.offline.readings import panel_of
 from trimtab.teach.offline.score import fit, worths
 from trimtab.teach.offline.transitions import Transitions
@@ -58,8 +58,8 @@ class Study:
     reach: float = 1.0
     features: Sequence[str] = ("*", "!mean_*", "!rank_*")
     temperature: float = 0.0
-    expectile: float = Implicit.expectile
-    beta: float = Implicit.beta
+    expectile: float = ImplicitQLearning.expectile
+    beta: float = ImplicitQLearning.beta
     steps: int = 4000
     held_out: float = 0.2
     seed: int = 0
@@ -97,7 +97,7 @@ class Study:
         """Teach."""
         if self.method == "bc":
             return cloned(genome, rows, temperature=self.temperature or math.inf, steps=self.steps, seed=self.seed)
-        learner = Implicit(expectile=self.expectile, beta=self.beta, steps=self.steps, seed=self.seed)
+        learner = ImplicitQLearning(expectile=self.expectile, beta=self.beta, steps=self.steps, seed=self.seed)
         return learner.taught(genome, rows)[0]
 
 

@@ -31,7 +31,7 @@ MOST = 100.0  # times that an advantage counts at most, the source's
 
 
 @dataclass(frozen=True)
-class Implicit:
+class ImplicitQLearning:
     """Implicit Q-learning's settings.
 
     Args:
