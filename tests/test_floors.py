@@ -23,6 +23,7 @@ FLOORS = (
     "gauge plant trace reasons passage wheel heat",
     "rollout report logbook",
     "pilot env",
+    "preconditions",
     "attach teach search contracts fit",
     "bench",
     "cli_bench cli_teach",

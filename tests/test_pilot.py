@@ -273,7 +273,7 @@ def test_a_run_stepped_by_closures_is_the_run_stepped_plainly() -> None:
 
 
 def test_a_noted_loss_is_taken_by_the_step_that_brings_none() -> None:
-    """The last one noted counts, once; a loss that is given counts before it; none keeps its graph; what is no number is refused."""
+    """The last one noted counts, once, without its graph; one that is given counts before it; no number: refused."""
     model, optimizer, pilot = made("constant", every=1)
     seen = []
     for noted, given in (((9.0, 1.0), None), ((), None), ((5.0,), 2.0), ((), None)):

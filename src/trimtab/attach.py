@@ -11,12 +11,12 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from trimtab.controller import Controller
 from trimtab.controllers import Constant, Policy, controller_named
 from trimtab.controllers.cards import card, fitting
-from trimtab.errors import KnobError, OrderError, SignalError
+from trimtab.errors import SignalError
 from trimtab.features import Features
 from trimtab.gauge import Gauge
 from trimtab.guard import Guard
@@ -25,8 +25,8 @@ from trimtab.hypergrad import estimator_of
 from trimtab.hypergrad.recorder import Recorder
 from trimtab.knobs import Knob, Panel
 from trimtab.linkage import Linkage
-from trimtab.loss_knob import loss_knobs
 from trimtab.pilot import Mode, Pilot
+from trimtab.preconditions import check_company, check_needs, check_pace, check_validation
 from trimtab.snapshot import Snapshot
 from trimtab.trace import FullTrace, Header, Trace
 from trimtab.wheel import Wheel
@@ -104,33 +104,23 @@ def attach(
         >>> round(pilot.get_last_lr()[0], 3)  # the warm-up's first step, 1/6 of the peak
         0.017
     """
-    _check(optimizer, every, horizon, mode, sites)
-    _check_company(optimizer, schedule, validate, validate_every, model, guard)
+    check_pace(optimizer, every, horizon, mode, sites)
+    check_company(optimizer, schedule, validate, model, guard)
+    check_validation(validate, validate_every, every)
     chosen = _controller(controller)
     panel = _panel(optimizer, chosen, knobs)
     members = _sites(optimizer, sites)
     if mode == "observe":
         chosen = Constant()
-    if chosen is None:
-        name = fitting(panel.names, len(members))
-        chosen = Policy.for_panel(panel) if name is None else card(name)
-        if name is None:
-            _tell_once(", ".join(panel.names))
-    if loss_knobs(panel) and len(members) > 1:
-        raise KnobError(f"Knob {loss_knobs(panel)[0].name!r} is the loss's, so one for the whole run: sites='run'.")
-    needs = chosen.needs
-    if "val_loss" in needs and validate is None:
-        raise SignalError(f"Controller {chosen.name!r} needs a validation loss: give `validate=`.")
+    elif chosen is None:
+        chosen = _usual(panel, len(members))
+    check_needs(
+        chosen, panel, len(members), {"val_loss": validate, "val_hypergrad": validation_loss, "loss_fn": loss_fn}
+    )
     held_out = validation_loss or cast("Callable[[], Tensor] | None", validate)
     recorder = _recorder(
         optimizer, panel, chosen, model=model, loss_fn=loss_fn, validation_loss=held_out, acts=mode == "act"
     )
-    for name, given in (("validation_loss", validation_loss), ("loss_fn", loss_fn)):
-        if given is not None and _WANTS[name] not in needs and not (name == "loss_fn" and loss_knobs(panel)):
-            raise SignalError(f"Controller {chosen.name!r} has no use for `{name}=`: leave it out, or choose another.")
-    period = 5 * every if validate_every is None else validate_every
-    if isinstance(period, bool) or not isinstance(period, int) or period < 1 or period % every:
-        raise SignalError(f"`validate_every` must be a positive multiple of every={every}, got {period!r}.")
     watch = Guard() if guard is True else guard or None
     features = _features(optimizer, panel, members)
     helm = Helm(panel, chosen, features, watch, horizon=horizon)
@@ -147,7 +137,7 @@ def attach(
             every=every,
             mode=mode,
             validate=validate,
-            validate_every=period,
+            validate_every=5 * every if validate_every is None else validate_every,
             trace=_trace(trace, header, features),
         )
     except BaseException:
@@ -157,7 +147,13 @@ def attach(
     return pilot
 
 
-_WANTS = {"validation_loss": "val_hypergrad", "loss_fn": "loss_fn"}
+def _usual(panel: Panel, sites: int) -> Controller:
+    """Give the shipped card for these knobs and sites; where there is none, an untaught policy."""
+    name = fitting(panel.names, sites)
+    if name is not None:
+        return card(name)
+    _tell_once(", ".join(panel.names))
+    return Policy.for_panel(panel)
 
 
 def _recorder(
@@ -242,48 +238,6 @@ def _features(optimizer: Optimizer, panel: Panel, sites: list[list[int]]) -> Fea
     return Features(panel, depth, tuple(size / max(1, sum(sizes)) for size in sizes))
 
 
-def _check(optimizer: Optimizer, every: int, horizon: int | None, mode: str, sites: str) -> None:
-    if not isinstance(optimizer, Optimizer):
-        raise SignalError(
-            f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}: attach to the raw one, "
-            f"before it is wrapped."
-        )
-    if getattr(getattr(optimizer, "_trimtab_pilot", None), "is_enabled", False):
-        raise OrderError("This optimizer has a pilot already: call its `disable()` first.")
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise SignalError(f"`every` must be a whole number of steps of at least 1, got {every!r}.")
-    if horizon is not None and (not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1):
-        raise SignalError(f"`horizon` must be a whole number of steps of at least 1, or None, got {horizon!r}.")
-    if mode not in ("observe", "suggest", "act"):
-        raise SignalError(f"`mode` must be 'observe', 'suggest' or 'act', got {mode!r}.")
-    if sites not in ("run", "groups"):
-        raise KnobError(f"`sites` must be 'run' or 'groups', got {sites!r}.")
-
-
-def _check_company(
-    optimizer: Optimizer, schedule: object, validate: object, validate_every: object, model: object, guard: object
-) -> None:
-    if isinstance(schedule, ReduceLROnPlateau) and validate is None:
-        raise SignalError(
-            "ReduceLROnPlateau needs a metric: give `validate=`, at each of whose losses it is stepped, or use the "
-            "controller 'plateau' instead."
-        )
-    if schedule is not None and (not isinstance(schedule, LRScheduler) or isinstance(schedule, Pilot)):
-        raise SignalError(
-            f"`schedule` must be a torch.optim.lr_scheduler.LRScheduler or None, got {type(schedule).__name__}."
-        )
-    if schedule is not None and schedule.optimizer is not optimizer:
-        raise SignalError("`schedule` must be one on this optimizer, got one on another: build it on the same.")
-    if validate is not None and not callable(validate):
-        raise SignalError(f"`validate` must be a function without arguments, got {type(validate).__name__}.")
-    if validate is None and validate_every is not None:
-        raise SignalError(f"`validate_every` needs `validate=`, got validate_every={validate_every!r} without.")
-    if model is not None and not isinstance(model, nn.Module):
-        raise SignalError(f"`model` must be a torch.nn.Module or None, got {type(model).__name__}.")
-    if not isinstance(guard, Guard | bool):
-        raise SignalError(f"`guard` must be True, False or a Guard, got {guard!r}.")
-
-
 @functools.cache
 def _tell_once(knobs: str) -> None:
     warnings.warn(
@@ -291,5 +245,5 @@ def _tell_once(knobs: str) -> None:
         "prior schedule (constant, then linear to 2 % over the second half of the horizon) under the guard. Name a "
         "controller to choose, or teach one: `trimtab teach`.",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
