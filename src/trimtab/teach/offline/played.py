@@ -88,7 +88,7 @@ def _judge(plant: Plant) -> Callable[[Copies], Tensor]:
     val = x[:JUDGED], y[:JUDGED]
 
     def judge(copies: Copies) -> Tensor:
-        return plant.evaluate(copies, val)[0].double().cpu()
+        return plant.loss_on(copies, val).double().cpu()
 
     return judge
 

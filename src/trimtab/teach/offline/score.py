@@ -48,6 +48,6 @@ def worths(setting: Setting, controller: Controller, numbers: Sequence[int]) -> 
     passage = voyage.begin(setting.values(plant, numbers), list(numbers))
     x, y = plant.split("val")
     val = x[: setting.judged], y[: setting.judged]
-    first = plant.evaluate(passage.copies, val)[0].double()
+    first = plant.loss_on(passage.copies, val).double()
     _, done = voyage.advance(passage, setting.steps)
-    return Reward().worth(plant.evaluate(done.copies, val)[0].double(), first, setting.steps).cpu()
+    return Reward().worth(plant.loss_on(done.copies, val).double(), first, setting.steps).cpu()
