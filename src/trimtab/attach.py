@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -114,20 +115,22 @@ def attach(
         chosen = Constant()
     elif chosen is None:
         chosen = _usual(panel, len(members))
-    check_needs(
-        chosen, panel, len(members), {"val_loss": validate, "val_hypergrad": validation_loss, "loss_fn": loss_fn}
-    )
+    needs = {"val_loss": validate, "val_hypergrad": validation_loss, "loss_fn": loss_fn}
     held_out = validation_loss or cast("Callable[[], Tensor] | None", validate)
-    recorder = _recorder(
-        optimizer, panel, chosen, model=model, loss_fn=loss_fn, validation_loss=held_out, acts=mode == "act"
-    )
     watch = Guard() if guard is True else guard or None
     features = _features(optimizer, panel, members)
     helm = Helm(panel, chosen, features, watch, horizon=horizon)
-    gauge = Gauge(optimizer, panel, members, every=every, recorder=recorder)
     header = Header(panel.names, site_names(optimizer, members), chosen.name, {"horizon": horizon, "every": every})
-    linkage = Linkage(panel, optimizer, members, scheduled=schedule is not None)
-    try:
+    with ExitStack() as undo:
+        recorder = _recorder(
+            optimizer, panel, chosen, model=model, loss_fn=loss_fn, validation_loss=held_out, acts=mode == "act"
+        )
+        if recorder is not None:
+            undo.callback(recorder.release)
+        check_needs(chosen, panel, len(members), needs)
+        gauge = Gauge(optimizer, panel, members, every=every, recorder=recorder)
+        linkage = Linkage(panel, optimizer, members, scheduled=schedule is not None)
+        undo.callback(linkage.release)
         pilot = Pilot(
             optimizer,
             helm=helm,
@@ -140,9 +143,7 @@ def attach(
             validate_every=5 * every if validate_every is None else validate_every,
             trace=_trace(trace, header, features),
         )
-    except BaseException:
-        linkage.release()
-        raise
+        undo.pop_all()
     optimizer._trimtab_pilot = pilot  # type: ignore[attr-defined]  # one optimizer, one pilot
     return pilot
 

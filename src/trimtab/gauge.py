@@ -166,6 +166,12 @@ class Gauge:
             **named,
         )
 
+    def release(self) -> None:
+        """Take hooks off, and let go of the last step; what was measured stays."""
+        self._before = None
+        if self._recorder is not None:
+            self._recorder.release()
+
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs to measure on exactly; its keys and shapes are always the same."""
         empty = self._sample([torch.full_like(local(p), torch.nan) for p in self._params()])

@@ -167,6 +167,7 @@ class Pilot(LRScheduler):
         From here on `step` does nothing but step the wrapped schedule, if there is one.
         """
         self._wheel.let_go()
+        self._gauge.release()
         self.is_enabled = False
         self._load_hook.remove()
         if self._wheel.schedule is None:

@@ -267,6 +267,24 @@ def test_a_resumed_run_goes_on_to_the_bit(name: str, tmp_path: Any) -> None:
     assert torch.equal(ends[0], ends[1])
 
 
+def test_no_hook_stays_behind() -> None:
+    """A pilot that is disabled, and one that was refused, leave the model and the optimizer as they were."""
+    task = Bumps()
+    model, pilot = live(Hypergradient("implicit", per_parameter=True), *RULES["sgd"], task, by="run")
+    optimizer = pilot.optimizer
+    pilot.disable()
+    with pytest.raises(SignalError, match="no use for `validation_loss=`"):
+        trimtab.attach(
+            optimizer,
+            Hypergradient("one-step", per_parameter=True),
+            model=model,
+            loss_fn=lambda batch: model(batch).sum(),
+            validation_loss=lambda: model(task.data("val")[0]).sum(),
+        )
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, model._forward_pre_hooks)
+    assert [0, 0, 0] == [len(found) for found in hooks]
+
+
 def test_what_is_missing_is_named_with_the_line_to_add() -> None:
     """At attach, before anything is changed."""
     model = nn.Linear(3, 1)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.hooks import RemovableHandle
 
 from trimtab.errors import KnobError, SignalError
 from trimtab.hypergrad.closure import MISSING, Closure, LossFn, check_loss, closed
@@ -101,12 +102,13 @@ class Recorder:
             if model is not None and validation_loss is not None:
                 self._held_out_closure = Closure(model, validation_loss)
         self._rng: Any = None
+        self._hooks: list[RemovableHandle] = []
         if self._closure is not None and model is not None:
-            model.register_forward_pre_hook(_uncompiled(self._remember))
+            self._hooks.append(model.register_forward_pre_hook(_uncompiled(self._remember)))
         self.layout = self._laid_out()
         self._held: Before | None = None
         if acts and isinstance(estimator, PerParameter):
-            optimizer.register_step_post_hook(_uncompiled(self._multiply))
+            self._hooks.append(optimizer.register_step_post_hook(_uncompiled(self._multiply)))
 
     def hold(self, grads: Sequence[Tensor], factors: Tensor | None = None) -> Before:
         """Copy what a step about to be taken finds.
@@ -173,6 +175,12 @@ class Recorder:
             factors=before.factors,
             of_loss=tuple(knob.name for knob in self._loss_knobs),
         )
+
+    def release(self) -> None:
+        """Take the hooks off the model and the optimizer, and let go of the last step."""
+        for hook in self._hooks:
+            hook.remove()
+        self._held = None
 
     def form(self) -> Form:
         """Say what there is before the first step."""
