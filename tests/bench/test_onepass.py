@@ -105,6 +105,7 @@ def test_what_is_not_turned_stays() -> None:
     assert not torch.allclose(done.values[-1, :, 0, 2], starts(2)[:, 2], rtol=0.1)
 
 
+@pytest.mark.slow
 @needs_data
 def test_hypergradients_leave_random_starts_behind() -> None:
     """After 400 steps from 20 starts the mean error is below half of that of fixed hyperparameters."""
@@ -117,6 +118,7 @@ def test_hypergradients_leave_random_starts_behind() -> None:
     assert turned < 0.5 * fixed
 
 
+@pytest.mark.slow
 @needs_data
 def test_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     """What has rows is not run again; the answer is JSON where asked for."""

@@ -217,6 +217,7 @@ def test_theta_is_one_where_one_step_tells_all() -> None:
     torch.testing.assert_close(memory["theta"], ((x * y).sum() / (x * x).sum())[None])
 
 
+@pytest.mark.slow
 def test_zeroth_order_tends_to_the_slope(ride: Ride) -> None:
     """The error of ``q`` directions falls as ``1 / sqrt(q)``, and in one dimension one direction is enough."""
     done = ride(SGD(momentum=0.8), MOMENTUM, 4)

@@ -156,6 +156,7 @@ def test_the_window_s_slopes_are_finite_differences(kind: str) -> None:
     torch.testing.assert_close(forward, found, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RULES)
 def test_one_step_s_slopes_agree(kind: str) -> None:
     """Through one step, every estimator that is exact there says the same; forward and reverse do."""
@@ -168,7 +169,7 @@ def test_one_step_s_slopes_agree(kind: str) -> None:
         torch.testing.assert_close(read(estimator, last, last[0].grad), exact)
     row = last[0].held_out_grad(last[0].after)
     torch.testing.assert_close(read(OneStep(), last, row), exact)
-    rough = read(ZerothOrder(pairs=3000, mu=1e-4), last, row)
+    rough = read(ZerothOrder(pairs=1000, mu=1e-4), last, row)
     torch.testing.assert_close(rough, exact, rtol=0.2, atol=0.1 * float(exact.abs().max()))
 
 

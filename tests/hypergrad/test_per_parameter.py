@@ -118,6 +118,7 @@ def test_parameters_slopes_add_up_to_the_site_s(kind: str, estimator: Any, ride:
     torch.testing.assert_close(rates.sum(1), slope)
 
 
+@pytest.mark.slow
 def test_zeroth_order_tends_to_the_slopes(ride: Ride) -> None:
     """Its error falls as one over the square root of the draws."""
     fixed = Fixed(torch.full((2, 26), 1.5, dtype=F64))

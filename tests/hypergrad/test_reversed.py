@@ -82,6 +82,7 @@ def test_it_is_the_unroll(momentum: float) -> None:
     torch.testing.assert_close(found.start, by_start, rtol=1e-10, atol=1e-10 * float(by_start.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.98, 0.9, 0.3, 0.0])
 def test_it_comes_back_bit_for_bit(momentum: float) -> None:
     """After a thousand steps and back it stands where it began."""
@@ -89,6 +90,7 @@ def test_it_comes_back_bit_for_bit(momentum: float) -> None:
     assert torch.equal(start(), found.first)
 
 
+@pytest.mark.slow
 def test_it_keeps_few_bits() -> None:
     """At a momentum of about 0.85 a step costs some log2(1 / 0.85) = 0.23 bits a parameter, 280 times less than 64."""
     _, found = Reversible(gradient, BOUNDS, **knobs(1000)).slopes(start(), held_out)

@@ -157,6 +157,7 @@ def test_a_piece_without_a_decision_teaches_nothing() -> None:
     assert 0.0 == record["gradient"]
 
 
+@pytest.mark.slow
 def test_it_teaches() -> None:
     """On one lesson again and again, from five rates over seven decades, the held-out loss falls to less than half."""
     lesson = Lesson(1, smooth(3), SGD(), 24, None)

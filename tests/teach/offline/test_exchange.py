@@ -153,6 +153,7 @@ def test_without_minari_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         from_minari("none-v0")
 
 
+@pytest.mark.slow
 def test_teaching_from_traces_does_not_load_minari() -> None:
     """It is imported where it is used."""
     import subprocess
