@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +81,42 @@ def test_one_call_suits_them_all(call: str) -> None:
 
 @pytest.mark.slow
 def test_wandb_takes_them_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real one, where it is installed."""
-    wandb = pytest.importorskip("wandb")
+    """The real one writes a run's file."""
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb.init(dir=str(tmp_path))
     flown(lambda pilot: wandb.log(pilot.metrics(), step=pilot.last_epoch))
     wandb.finish()
     assert list(tmp_path.rglob("*.wandb"))
+
+
+@pytest.mark.slow
+def test_mlflow_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, where it is installed, gives back every metric."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not among the tests' tools")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri(f"file:{tmp_path / 'runs'}")
+    with mlflow.start_run() as run:
+        pilot = flown(lambda pilot: mlflow.log_metrics(pilot.metrics(), step=pilot.last_epoch))
+    found = mlflow.get_run(run.info.run_id).data.metrics
+    assert pilot.metrics().keys() == found.keys()
+    assert found["trimtab/2/lr"] == pytest.approx(pilot.metrics()["trimtab/2/lr"])
+
+
+@pytest.mark.slow
+def test_trackio_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, where it is installed, keeps a line a step."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    trackio = pytest.importorskip("trackio", reason="trackio is not among the tests' tools")
+    trackio.init(project="test", name="run")
+    pilot = flown(lambda pilot: trackio.log(pilot.metrics(), step=pilot.last_epoch))
+    trackio.finish()
+    (file,) = tmp_path.rglob("*.db")
+    with sqlite3.connect(file) as store:
+        rows = store.execute("select step, metrics from metrics order by step").fetchall()
+    assert list(range(1, 31)) == [row[0] for row in rows]
+    assert pilot.metrics().keys() == json.loads(rows[-1][1]).keys()
 
 
 def test_a_progress_bar_has_a_short_field() -> None:
