@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from trimtab.teach.agents import Actor, PlantVecEnv, minibatch, read_off, seat, 
 from trimtab.teach.genome import Genome
 from trimtab.teach.ppo import Proximal
 from trimtab.teach.practice import practised
+from trimtab.workers import cluster, crew
 
 LR = Panel.of(["lr"])
 READ = ("*", "!mean_*", "!rank_*")
@@ -127,6 +129,22 @@ def test_a_generation_is_a_pure_function_and_its_tree_goes_on() -> None:
     assert 2 == two.ascent.number
     with pytest.raises(StateError, match="no state of PPO"):
         teacher.of_tree({"mean": torch.zeros(3), "number": 1, "agent": b""})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["processes", "ray"])
+def test_episodes_collected_elsewhere_are_the_same(where: str) -> None:
+    """Two processes, or a local Ray cluster, hand back what this process plays, so the taught weights are the same."""
+    if where == "ray" and find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'trimtab[ray]'")
+    teacher = Proximal(genome(), LR, members=4, tasks=2, generations=4, rate=0.01)
+    lessons, state = Distribution((20, 30)).taught, teacher.start(genome().untaught())
+    here, record = teacher.generation(state, lessons)
+    with crew(2) if where == "processes" else cluster("local") as spread:
+        there, other = teacher.generation(state, lessons, spread)
+    assert here.agent == there.agent
+    assert torch.equal(here.ascent.mean, there.ascent.mean)
+    assert record == other
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
 """PPO: teaching by proximal policy optimization, model-free, on the same lessons as the other teachers.
 
-A generation takes `tasks` lessons one after the other: every member plays a whole episode of the lesson, from weights,
-order of examples and starts of its own, and PPO updates actor and critic on it. Stable-Baselines3 does PPO's own
-arithmetic; what it teaches is a :class:`trimtab.controllers.Policy` (:mod:`trimtab.teach.agents`).
+A generation takes `tasks` lessons: the actor plays a whole episode of each with every member, from weights, order of
+examples and starts of its own, in this process or spread over several; then PPO updates actor and critic, lesson by
+lesson. Stable-Baselines3 does PPO's own arithmetic; what it teaches is a :class:`trimtab.controllers.Policy`
+(:mod:`trimtab.teach.agents`).
 
 Schulman et al. 2017, arXiv:1707.06347, with generalized advantages (Schulman et al. 2016, arXiv:1506.02438). Differs
 from the sources: episodes are finite and their reward telescopes to the fall of the log validation loss, so that
-nothing is discounted; the noise is about ``tanh`` of the mean.
+nothing is discounted; the noise is about ``tanh`` of the mean; where `tasks` are several, the later ones are learned
+from by an actor that the earlier have moved since it played, which the clipped ratio is for.
 
 Randomness is counted, not carried: generation and lesson seed it, so that teaching goes on bit for bit after a kill.
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 EVERY = 10  # steps between decisions, the plant's own
 GAE, CLIP, MAX_GRAD = 0.95, 0.2, 0.5  # the library's and the source's usual values
-ACTING = 31  # what a generation's draws are for
+ACTING, LEARNING = 31, 32  # what a generation's draws are for
 
 
 @dataclass(frozen=True)
@@ -105,34 +107,34 @@ class Proximal:
         return Practice(Ascent.begin(mean.double()), b"")
 
     def generation(self, state: Practice, lessons: Lessons, spread: Spread = map) -> tuple[Practice, Record]:
-        """Play and learn `tasks` lessons; a pure function of its arguments.
+        """Play `tasks` lessons, and learn from them; a pure function of its arguments.
 
         Args:
             state: what `start` or the last call handed back.
             lessons: gives them by number.
-            spread: not used: lessons build on each other.
+            spread: plays the lessons, one after the other or side by side; the result is the same.
 
         Returns:
             The new state; and the mean reward of an episode, the noise, and how far the weights went.
         """
-        from trimtab.teach.agents import read_off, seeded
+        from trimtab.teach.agents import minibatch, read_off, seeded
 
-        number, agent, rewards = state.ascent.number, state.agent, []
-        rate = falling(self.rate, number, self.generations)
-        for task in range(self.tasks):
-            with seeded(mixed(self.seed, number, task, ACTING)):
-                model = self._played(lessons(number * self.tasks + task), state.ascent.mean, agent, rate)
+        number, mean = state.ascent.number, state.ascent.mean
+        chosen = [lessons(number * self.tasks + task) for task in range(self.tasks)]
+        plays = [_Play(self, state, lesson, mixed(self.seed, number, k, ACTING)) for k, lesson in enumerate(chosen)]
+        buffers = list(spread(_played, plays))
+        with seeded(mixed(self.seed, number, 0, LEARNING)):
+            model = self.model(chosen[0], state)
+            for buffer in buffers:
+                model.rollout_buffer, model.batch_size = buffer, minibatch(buffer.rewards.size)
                 model.train()
-            agent = _packed(model)
-            rewards.append(float(model.rollout_buffer.rewards.sum(0).mean()))
-        policy = read_off(model.policy, self.genome)
-        mean = self.genome.started(policy)
+        after = self.genome.started(read_off(model.policy, self.genome))
         record = {
-            "reward": sum(rewards) / len(rewards),
+            "reward": sum(float(buffer.rewards.sum(0).mean()) for buffer in buffers) / len(buffers),
             "noise": float(model.policy.log_std.detach().exp().mean()),
-            "distance": float((mean - state.ascent.mean).norm()),
+            "distance": float((after - mean).norm()),
         }
-        return Practice(replace(state.ascent, mean=mean, number=number + 1), agent), record
+        return Practice(replace(state.ascent, mean=after, number=number + 1), _packed(model)), record
 
     def tree(self, state: Practice) -> dict[str, Any]:
         """Give a state as a dictionary of tensors, a number and bytes."""
@@ -154,10 +156,9 @@ class Proximal:
             raise StateError(f"This is no state of PPO with {self.genome.size} taught weights.")
         return Practice(replace(Ascent.begin(tree["mean"]), number=tree["number"]), tree["agent"])
 
-    def _played(self, lesson: Lesson, mean: Tensor, agent: bytes, rate: float) -> Any:
-        """Give a model whose buffer holds an episode of every member, by the actor as it was."""
+    def model(self, lesson: Lesson, state: Practice) -> Any:
+        """Give the library's PPO on a lesson, actor and critic as they stand."""
         from stable_baselines3 import PPO
-        from stable_baselines3.common.callbacks import CallbackList
         from stable_baselines3.common.logger import configure
 
         from trimtab.teach.agents import Actor, PlantVecEnv, minibatch, seat
@@ -169,11 +170,10 @@ class Proximal:
             chosen = list(places)
             episodes.begin(chosen, starts[chosen, None], [seeds[place] for place in chosen])
 
-        env = PlantVecEnv(episodes, begin)
         model: Any = PPO(
             Actor,
-            env,
-            learning_rate=rate,
+            PlantVecEnv(episodes, begin),
+            learning_rate=falling(self.rate, state.ascent.number, self.generations),
             n_steps=turns,
             batch_size=minibatch(turns * self.members),
             n_epochs=self.epochs,
@@ -185,15 +185,10 @@ class Proximal:
             device="cpu",
         )
         model.set_logger(configure(None, []))
-        if agent:
-            _unpack(agent, model)
+        if state.agent:
+            _unpack(state.agent, model)
         else:
-            seat(model.policy, self.genome.policy(mean))
-        model._last_obs, model._last_episode_starts = env.reset(), [True] * self.members
-        callback = CallbackList([])
-        callback.init_callback(model)
-        model.ep_info_buffer, model.ep_success_buffer = [], []
-        model.collect_rollouts(env, callback, model.rollout_buffer, turns)
+            seat(model.policy, self.genome.policy(state.ascent.mean))
         return model
 
     def _episodes(self, lesson: Lesson) -> tuple[Episodes, int]:
@@ -211,6 +206,32 @@ class Proximal:
             leap=self.genome.spec["leap"],
         )
         return episodes, 3 + horizon // EVERY
+
+
+@dataclass(frozen=True)
+class _Play:
+    """A lesson to be played, with all that it depends on."""
+
+    teacher: Proximal
+    state: Practice
+    lesson: Lesson
+    seed: int
+
+
+def _played(play: _Play) -> Any:
+    """Give the library's buffer with an episode of every member, advantages and all."""
+    from stable_baselines3.common.callbacks import CallbackList
+
+    from trimtab.teach.agents import seeded
+
+    with seeded(play.seed):
+        model = play.teacher.model(play.lesson, play.state)
+        model._last_obs, model._last_episode_starts = model.env.reset(), [True] * play.teacher.members
+        callback = CallbackList([])
+        callback.init_callback(model)
+        model.ep_info_buffer, model.ep_success_buffer = [], []
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    return model.rollout_buffer
 
 
 def _packed(model: Any) -> bytes:
