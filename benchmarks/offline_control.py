@@ -29,7 +29,7 @@ from trimtab.teach.offline.iql import ImplicitQLearning
 from trimtab.teach.offline.score import worths
 from trimtab.teach.offline.transitions import Transitions
 from trimtab.teach.surrogate import Log
-from trimtab.teach.svg import Sketched, ValueGradients, collected, read_by, taught_from
+from trimtab.teach.svg import Sketched, ValueGradients, collected, taught_from
 
 RUNS, HELD, NOISE = 256, 48, 0.4
 
@@ -48,7 +48,7 @@ def main() -> None:
         numbers = list(range(1000 + RUNS * seed, 1000 + RUNS * (seed + 1)))
         rng = torch.Generator().manual_seed(seed)
         log = collected(setting, Sketched(still, genome), genome, numbers, rng, NOISE)
-        rows = laid_out(log, genome)
+        rows = Transitions.of_log(log, genome)
         climb = ValueGradients(length=12, steps=60)
         by_model = partial(modelled, log, genome, seed)
         methods: dict[str, Callable[[], Policy]] = {
@@ -78,20 +78,6 @@ def modelled(log: Log, genome: Genome, seed: int, climb: ValueGradients) -> Poli
 def implicit(rows: Transitions, genome: Genome, seed: int) -> Policy:
     """Teach by implicit Q-learning."""
     return ImplicitQLearning(beta=3.0, seed=seed).taught(genome, rows)[0]
-
-
-def laid_out(log: Log, genome: Genome) -> Transitions:
-    """Give a log's moves one a row, its features on their own scales again; those that no policy here reads are 0."""
-    center, size = (torch.tensor(genome.spec[name], dtype=torch.float64) for name in ("center", "size"))
-    columns = read_by(genome)
-    raw = torch.zeros(*log.seen.shape[:2], len(center), dtype=torch.float64)
-    raw[..., columns] = center[columns] + size[columns] * torch.sinh(log.seen)
-    goes_on = torch.ones_like(log.reward)
-    goes_on[:, -1] = 0
-    worth = log.reward.sum(1, keepdim=True).expand_as(log.reward)
-    known = log.known
-    parts = (raw[:, :-1][known], log.action[known], log.reward[known], raw[:, 1:][known], goes_on[known], worth[known])
-    return Transitions(*(part.float() for part in parts))
 
 
 if __name__ == "__main__":

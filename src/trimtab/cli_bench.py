@@ -72,3 +72,38 @@ def one_pass(
         table, method or (), folder, count=runs, steps=steps, jobs=jobs, is_fast=fast, is_json=json, words=context.obj
     )
     typer.echo(told)
+
+
+@bench.command("control")
+def control(
+    context: typer.Context,
+    tasks: Annotated[
+        str, typer.Option(help="Tasks, with commas between; by default quadratic-v1 and digits-mlp-v1.")
+    ] = "",
+    contender: Annotated[
+        list[str] | None, typer.Option(help="One of the contenders, by its name; repeat it. By default all.")
+    ] = None,
+    decisions: Annotated[int, typer.Option(min=1, help="That each may spend on being taught or searched.")] = 16384,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Of the processor, that each may spend in the second comparison; 0: none.")
+    ] = 60.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Times that each is made.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Contenders at the same time, one thread each.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="The folder; by default runs/control.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Ask who steers best for the same decisions, and for the same seconds of teaching: evolution, PPO, SAC, models."""
+    from trimtab.bench.control.command import control as run
+
+    told = run(
+        tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        contender or (),
+        out or Path("runs/control"),
+        decisions=decisions,
+        seconds=seconds,
+        seeds=seeds,
+        jobs=jobs,
+        is_json=json,
+        words=context.obj,
+    )
+    typer.echo(told)

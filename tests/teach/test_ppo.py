@@ -187,9 +187,9 @@ def test_minibatches_part_evenly() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "decisions"), [("ppo", 2500), ("sac", 2500)])
+@pytest.mark.parametrize(("method", "decisions"), [("evolution", 2500), ("ppo", 2500), ("sac", 2500)])
 def test_practice_makes_better(method: str, decisions: int) -> None:
-    """On held-out bowls the taught policy ends lower than the untaught one, for the same seed the same."""
+    """On held-out bowls the taught policy ends lower than the untaught one."""
     form, task = genome(), task_named("quadratic-v1")
     setting = Setting(task, prior="hold", horizon=40)
     taught = practised(setting, form, method, decisions, members=16, rate=3e-3)  # type: ignore[arg-type]

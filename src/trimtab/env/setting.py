@@ -18,9 +18,11 @@ from trimtab.env.episodes import JUDGED, Episodes
 from trimtab.env.reward import Curve, Kind, Reward
 from trimtab.errors import TaskError
 from trimtab.guard import Guard
+from trimtab.hypergrad import Estimator
 from trimtab.knobs import LEAP, Knob, Panel
 from trimtab.plant import Plant
 from trimtab.rules import CATALOGUE, Rule
+from trimtab.signals import is_reading
 from trimtab.sites import sites_of
 from trimtab.stream import Stream
 from trimtab.task import Task
@@ -100,16 +102,30 @@ class Setting:
         """Optimizer steps of an episode."""
         return self.task.horizon if self.horizon is None else self.horizon
 
+    @property
+    def turns(self) -> int:
+        """Decisions of an episode that reaches its horizon, where there is none."""
+        return sum(is_reading(step, self.every) for step in range(1, self.steps))
+
     def twin(self) -> Rule:
         """Give the optimizer's twin."""
         usual = {"momentum": 0.9} if self.task.optimizer == "sgd" else {}
         return self.rule or CATALOGUE[self.task.optimizer](**usual)
 
-    def plant(self, panel: Panel | None = None) -> Plant:
-        """Build the simulator, of these knobs or of others."""
+    def plant(self, panel: Panel | None = None, estimator: Estimator | None = None) -> Plant:
+        """Build the simulator, of these knobs or of others; with a hypergradient where a controller needs one."""
         sites = None if self.by == "run" else sites_of(self.task.build(0), self.by)
         panel, dtype = panel or Panel.of(self.knobs), DTYPES[self.dtype]
-        return Plant(self.task, self.twin(), panel, sites=sites, every=self.every, device=self.device, dtype=dtype)
+        return Plant(
+            self.task,
+            self.twin(),
+            panel,
+            sites=sites,
+            every=self.every,
+            estimator=estimator,
+            device=self.device,
+            dtype=dtype,
+        )
 
     def episodes(self, members: int) -> Episodes:
         """Make ``B`` episodes; for the reward "speed-up" the reference is trained now."""

@@ -62,6 +62,22 @@ class Log:
         """Put logs of as many moves under each other."""
         return cls(*(torch.cat([getattr(log, name) for log in logs]) for name in ("seen", "action", "reward", "known")))
 
+    @classmethod
+    def padded(cls, logs: Sequence[Log]) -> Log:
+        """Put logs of different lengths under each other; moves that are added were not made."""
+        most = max(log.reward.shape[1] for log in logs)
+
+        def longer(log: Log) -> Log:
+            missing = most - log.reward.shape[1]
+            return cls(
+                torch.cat([log.seen, log.seen[:, -1:].expand(-1, missing, -1)], 1),
+                nn.functional.pad(log.action, (0, 0, 0, missing)),
+                nn.functional.pad(log.reward, (0, missing)),
+                nn.functional.pad(log.known, (0, missing)),
+            )
+
+        return cls.joined([longer(log) for log in logs])
+
     def picked(self, runs: Tensor) -> Log:
         """Give some of the runs."""
         return Log(self.seen[runs], self.action[runs], self.reward[runs], self.known[runs])

@@ -233,10 +233,10 @@ def practised_by_model(
         noise = NOISE * (1 - 0.75 * played / decisions)
         logs.append(collected(setting, actor, genome, numbers, rng, noise))
         played += int(logs[-1].known.sum())
-        log = _padded(logs)
+        log = Log.padded(logs)
         surrogate.fit(log, 200)
         gradients.improve(surrogate, actor, log, rng)
-    return actor.policy(), surrogate, _padded(logs)
+    return actor.policy(), surrogate, Log.padded(logs)
 
 
 def taught_from(
@@ -260,20 +260,3 @@ def taught_from(
     surrogate.fit(log, fits)
     gradients.improve(surrogate, actor, log, rng)
     return actor.policy(), surrogate
-
-
-def _padded(logs: list[Log]) -> Log:
-    """Join logs of different lengths; what is added was not made."""
-    most = max(log.reward.shape[1] for log in logs)
-
-    def longer(log: Log) -> Log:
-        missing = most - log.reward.shape[1]
-        last = log.seen[:, -1:].expand(-1, missing, -1)
-        return Log(
-            torch.cat([log.seen, last], 1),
-            nn.functional.pad(log.action, (0, 0, 0, missing)),
-            nn.functional.pad(log.reward, (0, missing)),
-            nn.functional.pad(log.known, (0, missing)),
-        )
-
-    return Log.joined([longer(log) for log in logs])

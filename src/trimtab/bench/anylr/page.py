@@ -13,12 +13,12 @@ import torch
 
 from trimtab.bench.anylr.bout import Row, heats_of
 from trimtab.bench.anylr.field import PATHS, REPLAY, STATIC
-from trimtab.bench.anylr.scores import Standing, bars, finals, standings
+from trimtab.bench.anylr.scores import Bar, Standing, bars, finals, standings
 from trimtab.bench.pictures import style
 from trimtab.bench.rows import plain
+from trimtab.bench.sheet import Part, write_sheet
 from trimtab.charts import PALETTE, Line, Panel, grid
 from trimtab.controllers.cards import shipped
-from trimtab.templates import render, save_page
 
 LOWEST, TALLEST = 0.4, 30.0  # regrets beyond are drawn at the edge
 OURS = ("#AA4499", "#999933", "#332288")  # the shipped cards' colours
@@ -72,30 +72,28 @@ def write_page(rows: Sequence[Row], path: Path, title: str) -> Path:
         TraceError: it cannot be written.
         ImportError: matplotlib or jinja2 is not installed.
     """
-    from markupsafe import Markup
-
     found, level = score(rows), bars(rows)
-    tasks = {task: [s for s in found if s.task == task] for task in level}
-    fields: dict[str, Any] = {
-        "title": title,
-        "heads": [{"title": name, "meaning": meaning} for name, meaning in HEADS],
-        "table": [cells(standing) for standing in found if not standing.task],
-        "tasks": [
-            {
-                "name": task,
-                "bar": f"Best tuned schedule: {bar.winner}, {bar.best:.4g}. Target: {bar.target:.4g}.",
-                "table": [[s.contender, *cells(s)[1:]] for s in sorted(tasks[task], key=lambda s: s.iqm)],
-            }
-            for task, bar in level.items()
-        ],
-        "sensitivity": Markup(sensitivity(rows)),
-        "schedules": Markup(schedules(rows)),
-        "commits": sorted({row["commit"] for row in rows}),
-        "machines": sorted({row["machine"] for row in rows}),
-        "commands": sorted({row["command"] for row in rows}),
-        "hours": f"{sum(row['core_seconds'] for row in rows) / 3600:.1f}",
-    }
-    return save_page(path, render("anylr.html", fields))
+    lead = (
+        "Who trains well from a learning rate that nobody tuned? Regret is the final loss over that of the best tuned "
+        "schedule of the same task: 1 is as good, below is better. "
+        f"All rows together took {sum(row['core_seconds'] for row in rows) / 3600:.1f} core-hours."
+    )
+    over_all = "Sorted by the interquartile mean. The tuned schedules' own rows count every learning rate, the bad too."
+    flat = "A flat line at 1 needs no tuning and gives what tuning gives; who has no learning rate is a level line."
+    did = "The learning rate in force, geometric mean over seeds, from each initial learning rate."
+    drawn = schedules(rows)
+    parts = [
+        Part("Over all tasks", over_all, [cells(standing) for standing in found if not standing.task]),
+        Part("How much does the initial learning rate matter?", flat, chart=sensitivity(rows)),
+        *([Part("What the cards did", did, chart=drawn)] if drawn else []),
+        *(_task(task, level[task], [s for s in found if s.task == task]) for task in level),
+    ]
+    return write_sheet(path, title, lead, HEADS, parts, rows)
+
+
+def _task(name: str, bar: Bar, found: Sequence[Standing]) -> Part:
+    note = f"Best tuned schedule: {bar.winner}, {bar.best:.4g}. Target: {bar.target:.4g}."
+    return Part(name, note, [[s.contender, *cells(s)[1:]] for s in sorted(found, key=lambda s: s.iqm)])
 
 
 def as_json(rows: Sequence[Row]) -> str:

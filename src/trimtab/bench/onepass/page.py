@@ -14,8 +14,8 @@ import torch
 
 from trimtab.bench.onepass.suite import METHODS
 from trimtab.bench.rows import plain
+from trimtab.bench.sheet import Part, write_sheet
 from trimtab.charts import INK, PALETTE, Line, Mark, Panel, grid
-from trimtab.templates import render, save_page
 
 DRAWS, SHAPES = 1000, "osD^vX*h"
 KEPT, BEST = "random, validation kept", "random, best of three"
@@ -180,19 +180,15 @@ def write_page(rows: Sequence[Row], path: Path) -> Path:
         TraceError: it cannot be written.
         ImportError: matplotlib or jinja2 is not installed.
     """
-    from markupsafe import Markup
-
-    fields: dict[str, Any] = {
-        "title": f"One-pass: {rows[0]['table']}",
-        "heads": [{"title": name, "meaning": meaning} for name, meaning in HEADS],
-        "table": [cells(outcome) for outcome in outcomes(rows)],
-        "frontier": Markup(frontier(rows)),
-        "runs": max(row["runs"] for row in rows),
-        "commits": sorted({row["commit"] for row in rows}),
-        "machines": sorted({row["machine"] for row in rows}),
-        "commands": sorted({row["command"] for row in rows}),
-    }
-    return save_page(path, render("onepass.html", fields))
+    lead = (
+        f"Runs that begin with hyperparameters drawn at random, up to {max(row['runs'] for row in rows)} a method, the "
+        "same for all: who ends well, and at what cost?"
+    )
+    parts = [
+        Part("Result", table=[cells(outcome) for outcome in outcomes(rows)]),
+        Part("Quality against cost", chart=frontier(rows)),
+    ]
+    return write_sheet(path, f"One-pass: {rows[0]['table']}", lead, HEADS, parts, rows)
 
 
 def _short(value: float) -> str:

@@ -14,7 +14,10 @@ from torch import Tensor
 from trimtab.controllers.spec import Spec
 from trimtab.errors import TraceError
 from trimtab.knobs import EARLY_STEPS
+from trimtab.teach.genome import Genome
 from trimtab.teach.offline.episode import Episode
+from trimtab.teach.surrogate import Log
+from trimtab.teach.svg import read_by
 
 FEWEST = 32  # rows that a policy is taught from at least
 
@@ -81,6 +84,26 @@ class Transitions:
             )
         seen, shares, then, each = (torch.cat(column).float() for column in zip(*parts, strict=True))
         return cls(seen, shares, each[:, 0], then, each[:, 1], each[:, 2])
+
+    @classmethod
+    def of_log(cls, log: Log, genome: Genome) -> Transitions:
+        """Lay out what was collected for a surrogate, a row a move that was made.
+
+        Args:
+            log: of the features that a policy reads, on one scale.
+            genome: says which those are; the others become 0.
+
+        Returns:
+            The rows, features on their own scales again.
+        """
+        center, size = (torch.tensor(genome.spec[name], dtype=torch.float64) for name in ("center", "size"))
+        columns = read_by(genome)
+        raw = torch.zeros(*log.seen.shape[:2], len(center), dtype=torch.float64)
+        raw[..., columns] = center[columns] + size[columns] * torch.sinh(log.seen)
+        goes_on = torch.nn.functional.pad(log.known[:, 1:], (0, 1)).to(log.reward)
+        worth = log.reward.sum(1, keepdim=True).expand_as(log.reward)
+        parts = (raw[:, :-1], log.action, log.reward, raw[:, 1:], goes_on, worth)
+        return cls(*(part[log.known].float() for part in parts))
 
     def __len__(self) -> int:
         """Give ``N``."""
