@@ -18,7 +18,7 @@ import torch
 from rows import append, facts
 
 from trimtab.bench.control.judge import Player, ends
-from trimtab.bench.control.suite import CLIMB, Desk
+from trimtab.bench.control.suite import OFFLINE, ONLINE, Desk, climbed, from_log
 from trimtab.teach.practice import practised
 from trimtab.teach.svg import practised_by_model
 
@@ -27,19 +27,21 @@ RATES = {
     "evolution": (0.01, 0.04, 0.16),
     "PPO": (1e-3, 3e-3, 1e-2),
     "SAC": (1e-3, 3e-3, 1e-2),
-    "value gradients": (1e-3, 3e-3, 1e-2),
+    "value gradients, online": (1e-3, 3e-3, 1e-2),
+    "value gradients, offline": (1e-3, 3e-3, 1e-2),
 }
 
 
 def main() -> None:
     """Teach, judge, print; append rows where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--learners", nargs="+", default=list(RATES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for who, rates in RATES.items():
-        for rate in rates:
+    for who in args.learners:
+        for rate in RATES[who]:
             for seed in range(args.seeds):
                 desk, begin = Desk.of(TASK, DECISIONS, seed), time.process_time()
                 player = taught(who, rate)(desk)
@@ -57,13 +59,13 @@ def taught(who: str, rate: float) -> Callable[[Desk], Player]:
     """Give how a learner is taught at a rate."""
 
     def make(desk: Desk) -> Player:
-        if who == "value gradients":
-            climb = replace(CLIMB, rate=rate)
+        if who == "value gradients, online":
+            climb = replace(ONLINE, rate=rate)
             return Player(practised_by_model(desk.setting, desk.genome, DECISIONS, gradients=climb, seed=desk.seed)[0])
         method = who.lower()
         return Player(practised(desk.setting, desk.genome, method, DECISIONS, rate=rate, seed=desk.seed))  # type: ignore[arg-type]
 
-    return make
+    return from_log(climbed(replace(OFFLINE, rate=rate))) if who == "value gradients, offline" else make
 
 
 if __name__ == "__main__":

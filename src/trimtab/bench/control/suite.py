@@ -96,12 +96,19 @@ def _practised(method: Method, rate: float) -> Callable[[Desk], Player]:
 
 
 def _by_model(desk: Desk) -> Player:
-    policy, _, _ = practised_by_model(desk.setting, desk.genome, desk.decisions, gradients=CLIMB, seed=desk.seed)
+    policy, _, _ = practised_by_model(desk.setting, desk.genome, desk.decisions, gradients=ONLINE, seed=desk.seed)
     return Player(policy)
 
 
-def _from_log(teach: Callable[[Log, Desk], Policy]) -> Callable[[Desk], Player]:
-    """Teach from runs under random moves alone, as many as the budget is enough for."""
+def from_log(teach: Callable[[Log, Desk], Policy]) -> Callable[[Desk], Player]:
+    """Teach from runs under random moves alone, as many as the budget is enough for.
+
+    Args:
+        teach: gives a policy for a log.
+
+    Returns:
+        What makes a contender.
+    """
 
     def make(desk: Desk) -> Player:
         genome, rng = desk.genome, torch.Generator().manual_seed(desk.seed)
@@ -115,8 +122,9 @@ def _from_log(teach: Callable[[Log, Desk], Policy]) -> Callable[[Desk], Player]:
     return make
 
 
-def _climbed(log: Log, desk: Desk) -> Policy:
-    return taught_from(log, desk.genome, replace(CLIMB, length=12, steps=60), seed=desk.seed)[0]
+def climbed(gradients: ValueGradients) -> Callable[[Log, Desk], Policy]:
+    """Give what teaches by value gradients from a log alone."""
+    return lambda log, desk: taught_from(log, desk.genome, gradients, seed=desk.seed)[0]
 
 
 def _cloned(log: Log, desk: Desk) -> Policy:
@@ -127,7 +135,8 @@ def _implicit(log: Log, desk: Desk) -> Policy:
     return ImplicitQLearning(beta=3.0, seed=desk.seed).taught(desk.genome, Transitions.of_log(log, desk.genome))[0]
 
 
-CLIMB = ValueGradients()
+ONLINE = ValueGradients(rate=1e-3)
+OFFLINE = ValueGradients(length=12, steps=60, rate=1e-3)
 CONTENDERS: dict[str, Callable[[Desk], Player]] = {
     "no move": _free(Constant),
     "constant, tuned": _searched("constant"),
@@ -137,13 +146,14 @@ CONTENDERS: dict[str, Callable[[Desk], Player]] = {
     "hypergradient, implicit": _free(lambda: Hypergradient("implicit")),
     "evolution": _practised("evolution", 0.04),
     "PPO": _practised("ppo", 3e-3),
-    "SAC": _practised("sac", 3e-3),
+    "SAC": _practised("sac", 1e-3),
     "value gradients, online": _by_model,
-    "value gradients, offline": _from_log(_climbed),
-    "implicit Q-learning, offline": _from_log(_implicit),
-    "behaviour cloning, offline": _from_log(_cloned),
+    "value gradients, offline": from_log(climbed(OFFLINE)),
+    "implicit Q-learning, offline": from_log(_implicit),
+    "behaviour cloning, offline": from_log(_cloned),
 }
-"""How each is made; the schedules that are tuned are the bar. Offline: from a log of random moves."""
+"""How each is made; the schedules that are tuned are the bar. Offline: from a log of random moves. Rates are those that
+`benchmarks/control_rates.py` chose on another task."""
 FREE = ("no move", *(name for name in CONTENDERS if name.startswith("hypergradient")))
 BARS = ("constant, tuned", "cosine, tuned")
 
