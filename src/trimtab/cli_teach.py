@@ -53,17 +53,18 @@ def course(
 def offline(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Traces that hold features: attach(..., trace=FullTrace(path)).")],
-    method: Annotated[str, typer.Option(help="bc or iql.")] = "bc",
+    method: Annotated[str, typer.Option(help="bc, iql or svg.")] = "bc",
     out: Annotated[Path, typer.Option("--out", "-o", help="The card.")] = Path("runs/offline.safetensors"),
     prior: Annotated[str, typer.Option(help="The schedule under the policy.")] = "hold",
     hidden: Annotated[int, typer.Option(help="The policy's hidden units.")] = 16,
     temperature: Annotated[float, typer.Option(help="bc: good runs count more, the lower it is; 0: all alike.")] = 0.0,
     expectile: Annotated[float, typer.Option(help="iql: 0.5 the mean of what was done, towards 1 the best.")] = 0.7,
     beta: Annotated[float, typer.Option(help="iql: how much more better moves count; 0: all alike.")] = 1.0,
+    penalty: Annotated[float, typer.Option(help="svg: on what the model's networks disagree about.")] = 0.1,
     steps: Annotated[int, typer.Option(help="Steps of learning.")] = 4000,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
 ) -> None:
-    """Teach from recorded runs alone, by behaviour cloning or implicit Q-learning; score it on others."""
+    """Teach from recorded runs alone: by cloning, implicit Q-learning or a learned model; score it on others."""
     from typing import Any, cast
 
     from trimtab.bench.machine import Provenance
@@ -76,6 +77,7 @@ def offline(
         temperature=temperature,
         expectile=expectile,
         beta=beta,
+        penalty=penalty,
         steps=steps,
         seed=seed,
     )

@@ -20,6 +20,7 @@ from trimtab.teach.offline.command import ROLLOUTS, Study, teach_offline
 from trimtab.teach.offline.episode import read_episodes
 from trimtab.teach.offline.played import play
 from trimtab.teach.offline.score import worths
+from trimtab.teach.offline.transitions import Transitions, log_of
 from trimtab.trace import FULL
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,7 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", ["bc", "iql"])
+@pytest.mark.parametrize("method", ["bc", "iql", "svg"])
 def test_a_folder_becomes_a_card(folder: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The command writes weights and a page, says the scores, and gives the same card again."""
     cards = [tmp_path / f"{name}.safetensors" for name in "ab"]
@@ -52,6 +53,29 @@ def test_a_folder_becomes_a_card(folder: Path, tmp_path: Path, method: str, caps
     net = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     assert "policy" == trimtab.attach(optimizer, trimtab.Policy.load(cards[0]), horizon=60).trace.header.controller
+
+
+def test_a_log_of_episodes_is_their_transitions(folder: Path) -> None:
+    """Row by row what other methods learn from; features that are not read apart."""
+    episodes, study = read_episodes(folder, prior="hold"), Study()
+    genome = study.genome(episodes)
+    one, two = Transitions.of(episodes, genome.spec), Transitions.of_log(log_of(episodes, genome), genome)
+    read = [name in genome.read for name in genome.spec["features"]]
+    for name in ("shares", "rewards", "worth", "goes_on"):
+        torch.testing.assert_close(getattr(one, name), getattr(two, name))
+    for name in ("seen", "then"):
+        torch.testing.assert_close(getattr(one, name)[:, read], getattr(two, name)[:, read], rtol=1e-5, atol=1e-5)
+        assert not bool(getattr(two, name)[:, [not r for r in read]].any())
+
+
+def test_a_model_learned_from_traces_teaches(tmp_path: Path) -> None:
+    """Value gradients from random moves alone drive held-out bowls lower than no move does."""
+    setting = Setting(task_named("quadratic-v1"), horizon=60, starts=(1e-5, 1.0))
+    seeds, plant = list(range(100, 164)), setting.plant()
+    play(plant, Random(), setting.values(plant, seeds), tmp_path / "traces", seeds=seeds, horizon=60)
+    summary = teach_offline(tmp_path / "traces", tmp_path / "card", Study("svg", hidden=8, steps=1500), {})
+    found = summary["rollouts"]["quadratic-v1"]
+    assert found["policy"] > found["still"] + 0.2
 
 
 def test_scores_are_of_runs_that_were_not_taught_from(folder: Path, tmp_path: Path) -> None:
@@ -94,7 +118,7 @@ def test_what_cannot_be_taught_is_refused(folder: Path, tmp_path: Path, capsys: 
     with pytest.raises(TaskError, match="`0 < held_out < 1`"):
         Study(held_out=1.0)
     assert 2 == main(["teach", "offline", str(folder), "--method", "magic"])
-    assert "needs a method of bc, iql" in capsys.readouterr().err
+    assert "needs a method of bc, iql, svg" in capsys.readouterr().err
     assert 2 == main(["teach", "offline", str(tmp_path / "none")])
     assert "There are no traces in" in capsys.readouterr().err
     assert 2 == main(["teach", "offline", str(folder), "--prior", "bogus"])

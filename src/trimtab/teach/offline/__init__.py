@@ -8,7 +8,7 @@ from trimtab.teach.offline.exchange import from_minari, header_of, to_minari
 from trimtab.teach.offline.iql import ImplicitQLearning
 from trimtab.teach.offline.played import play
 from trimtab.teach.offline.score import fit, worths
-from trimtab.teach.offline.transitions import Transitions
+from trimtab.teach.offline.transitions import Transitions, log_of
 
 __all__ = [
     "Episode",
@@ -18,6 +18,7 @@ __all__ = [
     "fit",
     "from_minari",
     "header_of",
+    "log_of",
     "play",
     "read_episodes",
     "to_minari",

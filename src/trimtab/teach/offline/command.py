@@ -23,11 +23,13 @@ from trimtab.teach.offline.episode import Episode, read_episodes
 from trimtab.teach.offline.iql import ImplicitQLearning
 from trimtab.teach.offline.readings import panel_of
 from trimtab.teach.offline.score import fit, worths
-from trimtab.teach.offline.transitions import Transitions
+from trimtab.teach.offline.transitions import Transitions, log_of
+from trimtab.teach.svg import ValueGradients, taught_from
 from trimtab.whole import written_whole
 
-Method = Literal["bc", "iql"]
-METHODS: tuple[Method, ...] = ("bc", "iql")
+Method = Literal["bc", "iql", "svg"]
+METHODS: tuple[Method, ...] = ("bc", "iql", "svg")
+LENGTH, SHARE = 12, 50  # of "svg": moves of a piece; steps of the surrogate for one of the policy
 ROLLOUTS = 16  # held-out instances of a task that the policy drives
 
 
@@ -36,7 +38,7 @@ class Study:
     """What is taught from traces, and how.
 
     Args:
-        method: "bc" or "iql".
+        method: "bc" (behaviour cloning), "iql" (implicit Q-learning) or "svg" (value gradients through a model).
         hidden: the policy's hidden units.
         prior: the schedule under it.
         reach: its longest move.
@@ -44,7 +46,8 @@ class Study:
         temperature: of "bc"; 0: all runs count alike.
         expectile: of "iql".
         beta: of "iql".
-        steps: of Adam.
+        penalty: of "svg", on what the model's networks disagree about.
+        steps: of Adam; of "svg" those of the model, at most, and a fiftieth of them of the policy.
         held_out: share of the runs that is kept for the examination.
         seed: of everything drawn.
 
@@ -60,6 +63,7 @@ class Study:
     temperature: float = 0.0
     expectile: float = ImplicitQLearning.expectile
     beta: float = ImplicitQLearning.beta
+    penalty: float = 0.1
     steps: int = 4000
     held_out: float = 0.2
     seed: int = 0
@@ -93,8 +97,12 @@ class Study:
         policy = Policy.for_panel(panel, self.hidden, prior=self.prior, reach=self.reach)
         return Genome(policy.spec, tuple(self.features))
 
-    def taught(self, genome: Genome, rows: Transitions) -> Policy:
+    def taught(self, genome: Genome, episodes: Sequence[Episode]) -> Policy:
         """Teach."""
+        if self.method == "svg":
+            climb = ValueGradients(length=LENGTH, steps=max(1, self.steps // SHARE), rate=1e-3, penalty=self.penalty)
+            return taught_from(log_of(episodes, genome), genome, climb, fits=self.steps, seed=self.seed)[0]
+        rows = Transitions.of(episodes, genome.spec)
         if self.method == "bc":
             return cloned(genome, rows, temperature=self.temperature or math.inf, steps=self.steps, seed=self.seed)
         learner = ImplicitQLearning(expectile=self.expectile, beta=self.beta, steps=self.steps, seed=self.seed)
@@ -122,7 +130,7 @@ def teach_offline(folder: Path, out: Path, study: Study, origin: Mapping[str, st
         raise TraceError(f"{folder} holds {len(episodes)} run that can be used: one to learn from and one to examine.")
     genome = study.genome(episodes)
     kept, held = _parted(episodes, study)
-    policy = study.taught(genome, Transitions.of(kept, genome.spec))
+    policy = study.taught(genome, kept)
     summary: dict[str, Any] = {
         "runs": len(kept),
         "moves": sum(len(episode.moves) for episode in kept),
@@ -156,6 +164,7 @@ def page(
     settings = {
         "bc": f"temperature {study.temperature or 'none'}",
         "iql": f"expectile {study.expectile}, beta {study.beta}",
+        "svg": f"penalty {study.penalty}",
     }
     behaved = ", ".join(f"{who} {count}" for who, count in behaviours.items())
     rollouts = [

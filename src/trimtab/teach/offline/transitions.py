@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab.controllers.spec import Spec
+from trimtab.controllers.typical import evened
 from trimtab.errors import TraceError
 from trimtab.knobs import EARLY_STEPS
 from trimtab.teach.genome import Genome
@@ -63,15 +64,13 @@ class Transitions:
         parts: list[list[Tensor]] = []
         for episode in episodes:
             count, sites, _ = episode.moves.shape
-            early = (episode.steps[:-1] <= EARLY_STEPS)[:, None, None]
-            longest = spec["reach"] * torch.where(early, spec["leap"], 1.0)
             goes_on = torch.ones(count)
             goes_on[-1] = float(episode.end == "cut")
             each = torch.stack([episode.rewards, goes_on, torch.full((count,), episode.worth)], -1)
             parts.append(
                 [
                     episode.features[:-1].flatten(0, 1),
-                    (episode.moves / longest).clamp(-1, 1).flatten(0, 1),
+                    _shares(episode, spec).flatten(0, 1),
                     episode.features[1:].flatten(0, 1),
                     each.repeat_interleave(sites, 0),
                 ]
@@ -113,3 +112,42 @@ class Transitions:
         """Give so many rows at random, any of them several times."""
         rows = torch.randint(len(self), (count,), generator=rng)
         return Transitions(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def log_of(episodes: Sequence[Episode], genome: Genome) -> Log:
+    """Lay episodes out side by side, for a surrogate.
+
+    Args:
+        episodes: of the policy's knobs and features, one site each.
+        genome: says which features are read, and on which scale.
+
+    Returns:
+        The log; moves that shorter episodes have not are not known.
+
+    Raises:
+        TraceError: a run has several sites, or the runs hold too few moves to learn from.
+    """
+    if any(len(episode.header.sites) > 1 for episode in episodes):
+        raise TraceError("A learned model is of runs with one site: record with sites='run', or teach by bc or iql.")
+    count = sum(len(episode.moves) for episode in episodes)
+    if count < FEWEST:
+        raise TraceError(f"{len(episodes)} recorded runs hold {count} moves in all; a model needs {FEWEST} at least.")
+    columns = read_by(genome)
+    center, size = (torch.tensor(genome.spec[name], dtype=torch.float64)[columns] for name in ("center", "size"))
+    return Log.padded(
+        [
+            Log(
+                evened(episode.features[None, :, 0, columns], center, size),
+                _shares(episode, genome.spec)[None, :, 0],
+                episode.rewards[None],
+                torch.ones(1, len(episode.moves), dtype=torch.bool),
+            )
+            for episode in episodes
+        ]
+    )
+
+
+def _shares(episode: Episode, spec: Spec) -> Tensor:
+    """Give moves as shares of the policy's longest, ``[T, S, K]`` in [-1, 1]."""
+    early = (episode.steps[:-1] <= EARLY_STEPS)[:, None, None]
+    return (episode.moves / (spec["reach"] * torch.where(early, spec["leap"], 1.0))).clamp(-1, 1)
