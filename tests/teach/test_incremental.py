@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from trimtab.errors import TaskError
 from trimtab.task import Split
 from trimtab.tasks import digits
+from trimtab.tasks.split_cifar import SplitCifar
 from trimtab.tasks.split_digits import SplitDigits
 from trimtab.teach.incremental import (
     CHOICES,
@@ -95,26 +96,39 @@ def test_parts_hold_every_example_once_and_each_class_alike() -> None:
     assert not torch.equal(parted((x, y), 4)[1][0], judged)
 
 
-class Watched(SplitDigits):
+class Watched(SplitDigits):  # type: ignore[misc]  # the class is final for users, watched here
     """Notes which splits are asked for."""
 
     def __init__(self) -> None:
         self.asked: list[Split] = []
 
-    def data(self, split: Split, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def examples(self, split: Split) -> tuple[Tensor, Tensor]:
         """Give it and note it."""
         self.asked.append(split)
-        return super().data(split, classes)
+        return super().examples(split)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TRIMTAB_DATA" not in os.environ, reason="TRIMTAB_DATA is not set")
+def test_photographs_come_in_phases_too() -> None:
+    """Two phases are learned far above chance, and the old classes are not all forgotten."""
+    task = SplitCifar()
+    assert 9000 == sum(len(task.data("train", task.classes(phase))[1]) for phase in range(task.phases))
+    learner = Learner.begin(task, 0)
+    for phase in (0, 1):
+        learner = learned(learner, task.data("train", task.classes(phase)), Choice(1.0, 0.01, "means"), 0)
+    assert learner.accuracy(task.data("val", (0, 1, 2, 3))) > 0.45
+    assert (10, 64) == tuple(learner.means.shape)
 
 
 @pytest.mark.slow
 def test_choices_are_made_on_training_data_alone() -> None:
     """A search opens no other split, and a course opens the one that scores once a phase, after its choice."""
-    task = Watched()  # type: ignore[misc]  # the class is final for users, watched here
+    task = Watched()
     found = searched(task, 3, 0)
     assert {"train"} == set(task.asked)
     assert found in CHOICES
-    task = Watched()  # type: ignore[misc]
+    task = Watched()
     accuracies, chosen = course(task, BanditChooser(rounds=3), 0)
     assert ["train", "train", "val"] == task.asked[:3]
     assert 5 == task.asked.count("val") == len(accuracies) == len(chosen)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import TaskError
 from trimtab.task import Split
-from trimtab.tasks.split_digits import CLASSES, HIDDEN, SplitDigits
+from trimtab.tasks.phases import CLASSES, Phases
 from trimtab.teach.bandit import Exp3
 from trimtab.teach.draw import mixed
 
@@ -71,18 +71,21 @@ class Learner:
     classifier: str = "output"
 
     @classmethod
-    def begin(cls, task: SplitDigits, seed: int) -> Learner:
+    def begin(cls, task: Phases, seed: int) -> Learner:
         """Stand before the first phase."""
         x, y = task.data("train", ())
-        return cls(task.build(seed), (x, y), torch.full((CLASSES, HIDDEN), torch.nan), 0)
+        network = task.build(seed)
+        head = network[-1]
+        assert isinstance(head, nn.Linear)
+        return cls(network, (x, y), torch.full((CLASSES, head.in_features), torch.nan), 0)
 
     @torch.no_grad()
     def accuracy(self, examples: Examples) -> float:
         """Give the accuracy, each class weighing the same, in 0..1."""
         x, y = examples
-        hidden = self.network[:2](x)
+        hidden = self.network[:-1](x)
         seen = ~self.means.isnan().any(1)
-        scores = self.network[2](hidden)
+        scores = self.network[-1](hidden)
         if self.classifier == "means":
             scores = _unit(hidden) @ self.means.nan_to_num().T
         right = (scores.masked_fill(~seen, -torch.inf).argmax(1) == y).double()
@@ -170,14 +173,14 @@ def learned(learner: Learner, fresh: Examples, choice: Choice, seed: int) -> Lea
                 optimizer.step()
     kept = [_of(name, (x, y), KEPT) for name in seen.tolist()]
     with torch.no_grad():
-        hidden, means = _unit(network[:2](x)), learner.means.clone()
+        hidden, means = _unit(network[:-1](x)), learner.means.clone()
         for name in seen.tolist():
             means[name] = _unit(hidden[y == name].mean(0, keepdim=True))[0]
     both = torch.cat([each for each, _ in kept]), torch.cat([each for _, each in kept])
     return Learner(network, both, means, learner.phase + 1, choice.classifier)
 
 
-def course(task: SplitDigits, chooser: Chooser, seed: int, split: Split = "val") -> tuple[list[float], list[Choice]]:
+def course(task: Phases, chooser: Chooser, seed: int, split: Split = "val") -> tuple[list[float], list[Choice]]:
     """Learn all phases.
 
     Args:
@@ -201,7 +204,7 @@ def course(task: SplitDigits, chooser: Chooser, seed: int, split: Split = "val")
     return found, chosen
 
 
-def searched(task: SplitDigits, trials: int, seed: int, arms: Sequence[Choice] = CHOICES) -> Choice:
+def searched(task: Phases, trials: int, seed: int, arms: Sequence[Choice] = CHOICES) -> Choice:
     """Find the best fixed choice by whole courses on a part of the training data, judged on the rest.
 
     Knows all phases beforehand, which a learner in the field does not.
