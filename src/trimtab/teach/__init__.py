@@ -14,6 +14,7 @@ from trimtab.teach.evolution import Evolution, Teacher
 from trimtab.teach.examination import Examination, Mark
 from trimtab.teach.exercise import Exercise
 from trimtab.teach.genome import Genome
+from trimtab.teach.inrun import ModelControl
 from trimtab.teach.online import OnlineTeaching
 from trimtab.teach.pes import PersistentEvolution
 from trimtab.teach.school import School
@@ -30,6 +31,7 @@ __all__ = [
     "Genome",
     "Lesson",
     "Mark",
+    "ModelControl",
     "OnlineTeaching",
     "PersistentEvolution",
     "QEnsemble",

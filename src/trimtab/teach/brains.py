@@ -21,7 +21,7 @@ from trimtab.errors import KnobError
 FAR = 1e3
 HIDDEN = 24
 KEEP, KEEP_SQUARE, EPS = 0.9, 0.999, 1e-8  # of Adam's moments, its authors' defaults
-Net = dict[str, Tensor]
+Net = Mapping[str, Tensor]
 Moments = Mapping[str, Tensor]
 """``seen`` and ``next`` ``[B, n, F]``, ``action`` ``[B, n, K]``, ``reward`` ``[B, n]``."""
 
@@ -104,7 +104,7 @@ def improved(nets: dict[str, Net], brains: Sequence[Brain], batch: Moments, coun
         actor_slopes = dict(zip(actor, torch.autograd.grad(worth, list(actor.values())), strict=True))
     new: dict[str, Net] = {}
     for name, slopes in (("critic", critic_slopes), ("actor", actor_slopes)):
-        new |= _stepped(name, nets, slopes, setting[f"{name}_lr"], count)
+        new |= stepped(name, nets, slopes, setting[f"{name}_lr"], count)
         old, blend = nets[f"{name}_target"], setting["blend"]
         new[f"{name}_target"] = {
             key: old[key] + _like(blend, old[key]) * (value - old[key]) for key, value in new[name].items()
@@ -112,12 +112,23 @@ def improved(nets: dict[str, Net], brains: Sequence[Brain], batch: Moments, coun
     return new
 
 
-def _stepped(name: str, nets: dict[str, Net], slopes: Net, lr: Tensor, count: Tensor) -> dict[str, Net]:
-    """Take a step of Adam; ``[B]`` says which one it is."""
+def stepped(name: str, nets: Mapping[str, Net], slopes: Net, lr: Tensor, count: Tensor) -> dict[str, Net]:
+    """Take a step of Adam.
+
+    Args:
+        name: of the networks; their moments lie beside them, with ``_first`` and ``_second`` behind it.
+        nets: all networks, ``[B, M, ...]``.
+        slopes: of these.
+        lr: ``[M]``.
+        count: ``[B]`` int64, steps taken so far.
+
+    Returns:
+        The networks and moments after it.
+    """
     number = (count + 1).to(torch.float64)
-    net: Net = {}
-    first: Net = {}
-    second: Net = {}
+    net: dict[str, Tensor] = {}
+    first: dict[str, Tensor] = {}
+    second: dict[str, Tensor] = {}
     for key, raw in slopes.items():
         slope = torch.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0)
         at = number.reshape(-1, *[1] * (slope.ndim - 1))

@@ -10,9 +10,7 @@ would do. Differs from the source, as far as that can be told: the slope is take
 exploded does not throw the others' weights about; delta is averaged over the replay's draw; values that are no numbers
 vote for all alike.
 
-The reward is the fall of the log training loss since the last decision. All that is learned is in the controller's
-state, so that checkpoints carry it, a restore takes it back, and a live run learns what a simulated one learns;
-:meth:`QEnsemble.after` takes it to the next run.
+What it learns from is :mod:`trimtab.teach.replay`; :meth:`QEnsemble.after` takes what was learned to the next run.
 
 Letters: ``B`` members, ``S`` sites, ``K`` knobs, ``F`` features read, ``M`` brains, ``N`` moments kept, ``n`` of a
 draw.
@@ -29,19 +27,19 @@ from torch import Tensor
 
 from trimtab.controller import State
 from trimtab.controllers.schedule import SCHEDULES
-from trimtab.controllers.typical import evened, typical
+from trimtab.controllers.typical import typical
 from trimtab.copies import select
 from trimtab.errors import KnobError
 from trimtab.features import Features
 from trimtab.knobs import EARLY_STEPS, LEAP, Panel
 from trimtab.signals import Observation
+from trimtab.teach import replay
 from trimtab.teach.brains import Brain, acted, fresh, improved, valued
 from trimtab.teach.draw import mixed
 
 READ = ("trend_fast", "trend_mid", "noise", "best_gap", "progress_made", "cos_grad", "cos_update", "update_ratio",
         "lr_secant", "lr_polyak", "progress", "age")  # fmt: skip
 DRAWING = 51  # what an act's draws are for
-CUT = 2.0  # of a reward
 
 
 @final
@@ -135,36 +133,21 @@ class QEnsemble:
         generators = [torch.Generator().manual_seed(mixed(self.seed + b, DRAWING)) for b in range(members)]
         drawn = [fresh(count, len(READ), len(panel), rng) for rng in generators]
         nets = {name: {key: torch.stack([d[name][key] for d in drawn]) for key in drawn[0][name]} for name in drawn[0]}
-        wide = {"seen": (len(READ),), "action": (len(panel),), "reward": (), "next": (len(READ),)}
-        blank = {key: torch.zeros(members, *shape, dtype=torch.float64) for key, shape in wide.items()}
-        zero = torch.zeros(members, dtype=torch.int64)
-        table = torch.tensor(typical(READ), dtype=torch.float64)
-        names = Features(panel).names
+        names, table = Features(panel).names, torch.tensor(typical(READ), dtype=torch.float64)
+        columns = [names.index(name) for name in READ]
+        votes = torch.full((members, count), 1 / count, dtype=torch.float64)
         return {
             "nets": nets,
-            "votes": torch.full((members, count), 1 / count, dtype=torch.float64),
-            "replay": {key: old[:, None].repeat(1, self.kept, *[1] * (old.ndim - 1)) for key, old in blank.items()},
-            "last": {
-                key: torch.zeros(members, *wide[key], dtype=torch.float64) for key in ("seen", "action", "reward")
-            },
-            "is_under_way": zero.bool(),
-            "moments": zero,
-            "updates": zero,
-            "seed": self.seed + torch.arange(members, dtype=torch.int64),
-            "acts": zero,
-            "columns": torch.tensor([names.index(name) for name in READ]).expand(members, -1).clone(),
-            "scale": table.expand(members, -1, -1).clone(),
+            "votes": votes,
+            **replay.begun(members, self.kept, len(panel), columns, table, self.seed),
         }
 
     @torch.no_grad()
     def act(self, seen: Observation, state: State) -> tuple[Tensor, State]:
         """Remember what the last move brought, learn, vote; see :class:`trimtab.controller.Controller`."""
-        now, height = self._read(seen, state), seen.signals.losses.to(torch.float64).mean(1)
-        state = self._remembered(now, height, state)
-        generators = [
-            torch.Generator().manual_seed(mixed(seed, count, DRAWING))
-            for seed, count in zip(state["seed"].tolist(), state["acts"].tolist(), strict=True)
-        ]
+        now, level = replay.read(seen, state), replay.height(seen)
+        state = replay.remembered(now, level, state)
+        generators = replay.dice(state, DRAWING)
         state = self._taught(state, generators)
         action = self._voted(now, state)
         if self.noise > 0:
@@ -172,27 +155,8 @@ class QEnsemble:
             tries = torch.stack([torch.randn(shape, generator=rng, dtype=torch.float64) for rng in generators])
             action = (action + self.noise * tries).clamp(-1, 1)
         leap = torch.where(seen.signals.step <= EARLY_STEPS, LEAP, 1.0)[:, None, None]
-        last = {"seen": now, "action": action, "reward": height}
-        new = {**state, "last": last, "is_under_way": torch.ones_like(state["is_under_way"]), "acts": state["acts"] + 1}
-        return (leap * action[:, None]).expand_as(seen.position).clone(), new
-
-    def _read(self, seen: Observation, state: State) -> Tensor:
-        """``[B, F]``: the features read, mean over sites, on one scale."""
-        means = torch.nan_to_num(seen.features, nan=0.0, posinf=0.0, neginf=0.0).mean(1)
-        center, size = state["scale"].unbind(1)
-        return evened(means.gather(1, state["columns"]), center, size)
-
-    def _remembered(self, now: Tensor, height: Tensor, state: State) -> State:
-        """Add the moment that ends now, where one is under way."""
-        last = state["last"]
-        share = (last["reward"] - height) / (last["reward"].abs() + height.abs()).clamp_min(1e-300)
-        reward = torch.nan_to_num(2 * torch.atanh(share.clamp(-1 + 1e-9, 1 - 1e-9)), nan=-CUT).clamp(-CUT, CUT)
-        moment = {"seen": last["seen"], "action": last["action"], "reward": reward, "next": now}
-        place = state["moments"] % self.kept
-        rows = torch.arange(len(place))
-        added = {key: old.index_put((rows, place), moment[key]) for key, old in state["replay"].items()}
-        is_new = state["is_under_way"]
-        return {**state, "replay": select(is_new, added, state["replay"]), "moments": state["moments"] + is_new}
+        move = (leap * action[:, None]).expand_as(seen.position).clone()
+        return move, replay.acted_on(now, action, level, state)
 
     def _taught(self, state: State, generators: Sequence[torch.Generator]) -> State:
         """Update networks and votes, where there are enough moments."""

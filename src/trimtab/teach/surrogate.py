@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from trimtab.errors import SignalError, TaskError
 HIDDEN, NETWORKS = 64, 5
 FLOOR, CEILING = math.log(1e-3), math.log(2.0)  # of a log deviation, in deviations of the change
 BETA = 0.5  # without it, what is hard to fit is called noise and its mean never learned
+Net = Mapping[str, Tensor]
 HELD_OUT = 0.1  # share of the runs that fitting never sees, to stop by
 
 
@@ -106,7 +107,6 @@ class Surrogate(nn.Module):
             weight = torch.randn(networks, out, wide, generator=rng, dtype=torch.float64) / math.sqrt(wide)
             self.register_parameter(f"weight{number}", nn.Parameter(weight))
             self.register_parameter(f"bias{number}", nn.Parameter(torch.zeros(networks, 1, out, dtype=torch.float64)))
-        self.layers = len(sizes) - 1
         for name, wide in (("center", sizes[0]), ("change_center", features + 1)):
             self.register_buffer(name, torch.zeros(wide, dtype=torch.float64))
             self.register_buffer(name.replace("center", "size"), torch.ones(wide, dtype=torch.float64))
@@ -121,23 +121,11 @@ class Surrogate(nn.Module):
         Returns:
             Mean and deviation of the features that follow and of the reward, ``[E, n, D]`` each.
         """
-        x = (torch.cat([seen, action], -1) - self.center) / self.size
-        for number in range(self.layers):
-            x = x @ self.get_parameter(f"weight{number}").mT + self.get_parameter(f"bias{number}")
-            x = torch.tanh(x) if number < self.layers - 1 else x
-        mean, spread = x.chunk(2, -1)
-        deviation = self.change_size * torch.exp(FLOOR + (CEILING - FLOOR) * torch.sigmoid(spread))
-        change = self.change_center + self.change_size * mean
-        here = torch.cat([seen, torch.zeros_like(seen[..., :1])], -1)
-        return here + change, deviation
+        return told(dict(self.named_parameters()), dict(self.named_buffers()), seen, action)
 
     def inferred(self, log: Log) -> Tensor:
         """Give the noise behind every move of a log, ``[E, N, T, D]``; 0 where none was made."""
-        runs, moves = log.reward.shape
-        happened = torch.cat([log.seen[:, 1:], log.reward[..., None]], -1).reshape(runs * moves, -1)
-        mean, deviation = self(log.seen[:, :-1].reshape(runs * moves, -1), log.action.reshape(runs * moves, -1))
-        noise = ((happened - mean) / deviation).reshape(self.networks, runs, moves, -1)
-        return torch.where(log.known[..., None], noise, 0.0).detach()
+        return noise_behind(self, self.networks, log)
 
     def fit(self, log: Log, steps: int = 500, *, rate: float = 2e-3, batch: int = 256) -> dict[str, float]:
         """Fit to a log, from where the weights are.
@@ -183,9 +171,7 @@ class Surrogate(nn.Module):
     def _likelihood(self, seen: Tensor, action: Tensor, happened: Tensor, *, beta: float = 0.0) -> Tensor:
         """Give the mean negative log-likelihood, ``[]``, less its constant, each term times its deviation^(2 beta)."""
         mean, deviation = self(seen, action)
-        terms = 0.5 * ((happened - mean) / deviation).square() + (deviation / self.change_size).log()
-        loss: Tensor = (terms * (deviation / self.change_size).detach() ** (2 * beta)).mean()
-        return loss
+        return unlikelihood(mean, deviation, happened, self.change_size, beta).mean()
 
     def _rescale(self, rows: tuple[Tensor, Tensor, Tensor]) -> None:
         seen, action, happened = rows
@@ -194,6 +180,44 @@ class Surrogate(nn.Module):
         for name, values in (("", both), ("change_", change)):
             self.get_buffer(f"{name}center").copy_(values.mean(0))
             self.get_buffer(f"{name}size").copy_(values.std(0).clamp_min(1e-6))
+
+
+def told(weights: Net, scales: Net, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict with given weights; :meth:`Surrogate.forward` says what. All may have leading axes of their own.
+
+    Args:
+        weights: ``weight0``, ``bias0`` and so on.
+        scales: ``center`` and ``size`` of what goes in, ``change_center`` and ``change_size`` of what comes out.
+        seen: ``[..., n, F]``.
+        action: ``[..., n, K]``.
+
+    Returns:
+        Mean and deviation, ``[..., E, n, D]`` each.
+    """
+    x, last = (torch.cat([seen, action], -1) - scales["center"]) / scales["size"], len(weights) // 2 - 1
+    for number in range(last + 1):
+        x = x @ weights[f"weight{number}"].mT + weights[f"bias{number}"]
+        x = torch.tanh(x) if number < last else x
+    mean, spread = x.chunk(2, -1)
+    deviation = scales["change_size"] * torch.exp(FLOOR + (CEILING - FLOOR) * torch.sigmoid(spread))
+    change = scales["change_center"] + scales["change_size"] * mean
+    here = torch.cat([seen, torch.zeros_like(seen[..., :1])], -1)
+    return here + change, deviation
+
+
+def noise_behind(model: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], networks: int, log: Log) -> Tensor:
+    """Give what a model does not explain of a log, in its deviations, ``[E, N, T, D]``; 0 where no move was made."""
+    runs, moves = log.reward.shape
+    happened = torch.cat([log.seen[:, 1:], log.reward[..., None]], -1).reshape(runs * moves, -1)
+    mean, deviation = model(log.seen[:, :-1].reshape(runs * moves, -1), log.action.reshape(runs * moves, -1))
+    noise = ((happened - mean) / deviation).reshape(networks, runs, moves, -1)
+    return torch.where(log.known[..., None], noise, 0.0).detach()
+
+
+def unlikelihood(mean: Tensor, deviation: Tensor, happened: Tensor, size: Tensor, beta: float = 0.0) -> Tensor:
+    """Give negative log-likelihoods less their constant, each times its deviation^(2 beta), one a thing predicted."""
+    terms = 0.5 * ((happened - mean) / deviation).square() + (deviation / size).log()
+    return terms * (deviation / size).detach() ** (2 * beta)
 
 
 def _rows(log: Log) -> tuple[Tensor, Tensor, Tensor]:
