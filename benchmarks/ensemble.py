@@ -2,8 +2,8 @@
 
 Each contender learns online through forty runs of quadratic-v1, one after the other, each from a learning rate drawn
 from 1e-4 to 1, and is judged on the last ten of them, without noise and without learning: log validation loss at the
-end, mean over ten runs; ten seeds. "uniform" is the ensemble with all votes alike, "still" leaves the rate to its schedule,
-"control by a model" learns an ensemble of networks of its runs instead of values. About twelve minutes.
+end, mean over ten runs; ten seeds. "uniform" is the ensemble with all votes alike, "still" leaves the rate to its
+schedule, "control by a model" learns networks that predict its runs instead of values. About twelve minutes.
 
     python benchmarks/ensemble.py [--only CONTENDER] [--results results/ensemble.jsonl]
 """
