@@ -35,7 +35,7 @@ STUDENT = {3: 4.303, 10: 2.262}  # of two degrees of freedom, and of nine; 95 %
 
 
 def main() -> None:
-    """Measure one of the two; append rows where asked to."""
+    """Measure one of the three; append rows where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["regret", *TASKS])
     parser.add_argument("--results", type=Path)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trimtab.bench.control.page import tables
+
 RESULTS = Path(__file__).parent.parent / "results"
 Row = dict[str, Any]
 
@@ -103,6 +105,11 @@ def courses(task: str) -> str:
     return headed(("chosen by", "accuracy, mean of five phases and of seeds, 95 %", "after the last phase"), lines)
 
 
+def bench(task: str, mode: str) -> str:
+    """Who steers best within a budget."""
+    return tables(read("control"))[task, mode]
+
+
 def read(name: str) -> list[Row]:
     """Read a file's rows."""
     return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
@@ -119,6 +126,10 @@ TABLES = {
     "surrogate": surrogate,
     "offline": offline,
     "regrets": regrets,
+    "quadratic, decisions": lambda: bench("quadratic-v1", "decisions"),
+    "quadratic, seconds": lambda: bench("quadratic-v1", "seconds"),
+    "digits, decisions": lambda: bench("digits-mlp-v1", "decisions"),
+    "digits, seconds": lambda: bench("digits-mlp-v1", "seconds"),
     "digits": lambda: courses("split-digits-v1"),
 }
 

@@ -51,7 +51,7 @@ def main() -> None:
     all_of = (GOOD, *BAD.values())
     untaught = Policy.for_panel(Panel.of(["lr"]), 8, prior="hold")
     contenders: dict[str, QEnsemble | ModelControl] = {
-        "still": QEnsemble((GOOD,), updates=0, noise=0.0),
+        "still": ModelControl(untaught, noise=0.0, fits=0, climbs=0),
         "best member alone": QEnsemble((GOOD,)),
         "ensemble, six of seven bad": QEnsemble(all_of),
         "uniform, six of seven bad": QEnsemble(all_of, rate=0.0),

@@ -121,6 +121,7 @@ def attach(
     features = _features(optimizer, panel, members)
     helm = Helm(panel, chosen, features, watch, horizon=horizon)
     header = Header(panel.names, site_names(optimizer, members), chosen.name, {"horizon": horizon, "every": every})
+    chosen.start(panel, 1, len(members))  # refuses knobs that are not its own, before a trace is begun
     with ExitStack() as undo:
         recorder = _recorder(
             optimizer, panel, chosen, model=model, loss_fn=loss_fn, validation_loss=held_out, acts=mode == "act"

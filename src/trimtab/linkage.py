@@ -93,10 +93,14 @@ class Linkage:
             group = self._optimizer.param_groups[g]
             row[:] = [float(read_field(group, k.name) if k.get is None else k.get()) for k in self.panel]
 
-    def release(self) -> None:
-        """Let go of an optimizer whose pilot was not to be: it gets back the very tensors it had."""
+    def unhook(self) -> None:
+        """Mend no more what a checkpoint puts into the groups."""
         if self._hook is not None:
             self._hook.remove()
+
+    def release(self) -> None:
+        """Let go of an optimizer whose pilot was not to be: it gets back the very tensors it had."""
+        self.unhook()
         for group, row in zip(self._optimizer.param_groups, self._before, strict=True):
             for knob, field in zip(self.panel, row, strict=True):
                 if isinstance(field, Tensor):

@@ -96,6 +96,7 @@ class Wheel:
         """Put back the user's or the schedule's own values, bit for bit, and write no more."""
         if self.is_held:
             self._linkage.restore()
+        self._linkage.unhook()
         self.is_held = False
 
     def turned(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ from torch import Tensor
 from trimtab.bench.control.command import control
 from trimtab.bench.control.judge import Player, ends
 from trimtab.bench.control.page import as_json, tables, write_page
-from trimtab.bench.control.run import Job, run, with_seconds
+from trimtab.bench.control.run import Job, estimated, run, with_seconds
 from trimtab.bench.control.scores import standings
 from trimtab.bench.control.suite import BARS, CONTENDERS, FREE, Desk, contenders
 from trimtab.controllers import Constant, Hypergradient
 from trimtab.env import Setting
+from trimtab.env.episodes import Episodes
 from trimtab.errors import TaskError
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
-from trimtab.rollout import rollout
+from trimtab.rollout import Voyage, rollout
 from trimtab.rules import SGD
 from trimtab.task import Split
 from trimtab.tasks import task_named
@@ -80,28 +80,54 @@ def test_a_follower_is_judged_with_its_estimator() -> None:
 
 
 def test_a_search_takes_the_rate_with_the_lowest_validation_loss() -> None:
-    """Of those of its grid, on the instances that it may train on; a small budget has a small grid."""
-    place = desk(13 * 8 * 2)
+    """Of the thirteen of its grid, on the instances that it may train on; a small budget has two inside it."""
+    place = desk(13 * 2 * desk(1).setting.turns)
     player = CONTENDERS["constant, tuned"](place)
     numbers = place.numbers(2)
-    setting = replace(place.setting, prior="constant")
 
     def loss(rate: float) -> float:
-        return float(ends(setting, Player(Constant(), rate), numbers, ("val",))["val"].log().mean())
+        return float(ends(place.setting, Player(Constant(), rate), numbers, ("val",))["val"].log().mean())
 
-    assert player.lr is not None
-    assert loss(player.lr) <= min(loss(player.lr * factor) for factor in (0.1, 10.0))
-    assert CONTENDERS["cosine, tuned"](desk(1)).lr == pytest.approx(1e-5)
+    assert player.lr == pytest.approx(min([10 ** (-5 + 5 * n / 12) for n in range(13)], key=loss))
+    assert CONTENDERS["cosine, tuned"](desk(1)).lr in [pytest.approx(10**power) for power in (-10 / 3, -5 / 3)]
 
 
 def test_the_second_budget_follows_from_the_first() -> None:
-    """Twice the seconds that a contender took are twice its decisions, and at least one run."""
+    """Twice the seconds that a contender took are twice its decisions, and at least two runs."""
     job = Job("quadratic-v1", "PPO", 0, 1000, "decisions", 1000)
     again = with_seconds(job, {"decisions": 1000, "seconds": 30.0}, 60.0)
     assert (2000, "seconds", 60.0) == (again.decisions, again.mode, again.budget)
-    assert (
-        with_seconds(job, {"decisions": 1000, "seconds": 1e9}, 1.0).decisions == Desk.of(job.task, 1, 0).setting.turns
-    )
+    assert 26 == with_seconds(job, {"decisions": 1000, "seconds": 1e9}, 1.0).decisions
+
+
+def test_a_fixed_price_is_seen_through() -> None:
+    """Twenty seconds and a hundredth a decision: the second estimate is the one that takes a minute."""
+    price = [(count, 20 + 0.01 * count) for count in (1000, 2000)]
+    assert 2000 == estimated(price[:1], 60.0, 26)
+    assert 4000 == estimated(price, 60.0, 26)
+    assert 26 == estimated(price, 1.0, 26)
+
+
+@pytest.mark.parametrize(("name", "most"), [("evolution", 400), ("PPO", 400), ("value gradients, online", 200)])
+def test_no_learner_spends_more_than_it_may(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole runs of all members as far as the budget goes."""
+    spent: list[int] = []
+    step, decide = Episodes.step, Voyage.decide
+
+    def stepped(self: Episodes, actions: Tensor) -> Any:
+        spent.append(self.members)
+        return step(self, actions)
+
+    def decided(self: Voyage, passage: Any, *rest: Any) -> Any:
+        spent.append(len(passage.clock) if passage.step < 30 else 0)  # what is decided at the horizon moves nothing
+        return decide(self, passage, *rest)
+
+    if name == "evolution":
+        monkeypatch.setattr(Voyage, "decide", decided)
+    else:
+        monkeypatch.setattr(Episodes, "step", stepped)
+    CONTENDERS[name](desk(most))
+    assert most / 2 < sum(spent) <= most
 
 
 def row(contender: str, test: list[float | None], seed: int = 0, mode: str = "decisions") -> dict[str, Any]:
@@ -140,7 +166,7 @@ def test_the_page_says_what_the_rows_say(tmp_path: Path) -> None:
     rows[0]["command"] = "trimtab bench control <script>"
     page = write_page(rows, tmp_path / "control.html").read_text()
     assert "bowl, the same decisions" in page
-    assert "bowl, the same seconds of teaching" in page
+    assert "bowl, about the same seconds of teaching" in page
     assert "<svg" in page
     assert "<script>" not in page
     assert {("bowl", "decisions"), ("bowl", "seconds")} == set(tables(rows))

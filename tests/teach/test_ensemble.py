@@ -193,7 +193,7 @@ def test_a_live_run_learns_what_a_simulated_one_learns() -> None:
 def test_what_was_learned_goes_on_in_the_next_run() -> None:
     """The next run begins with networks, votes and replay, and does not take the gap between runs for a moment."""
     plant, ensemble = Plant(task_named("quadratic-v1"), SGD(), LR), QEnsemble(PAIR, batch=4)
-    start = torch.full((2, 1, 1), 0.05, dtype=F64)
+    start = torch.full((2, 1, 1), 0.002, dtype=F64)
     one = rollout(plant, ensemble, start, seeds=[3, 4], steps=60, horizon=60).state["mind"]
     following = ensemble.after(one)
     two = rollout(plant, following, start, seeds=[5, 6], steps=60, horizon=60).state["mind"]

@@ -24,8 +24,9 @@ from trimtab.task import Batch
 from trimtab.tasks import task_named
 from trimtab.teach.genome import Genome
 from trimtab.teach.inrun import ModelControl, _pieces, _scales
-from trimtab.teach.surrogate import BETA, NETWORKS, Log, Surrogate
-from trimtab.teach.svg import Sketched, worth
+from trimtab.teach.surrogate import BETA, NETWORKS, Surrogate
+from trimtab.teach.svg import Sketched
+from trimtab.teach.value import worth
 
 F64 = torch.float64
 LR = Panel.of(["lr"])
@@ -107,8 +108,7 @@ def test_the_climb_is_the_value_gradient() -> None:
         log = _pieces({key: part[b] for key, part in state["replay"].items()}, first, control.length)
         genome = Genome(control.policy.spec)  # a drawn policy reads everything
         actor = Sketched(control.policy, genome)
-        wide = Log(*(getattr(log, name) for name in ("seen", "action", "reward", "known")))
-        expected = torch.autograd.grad(-worth(surrogate(state, scales, b), actor, wide), list(actor.parameters()))
+        expected = torch.autograd.grad(-worth(surrogate(state, scales, b), actor, log), list(actor.parameters()))
         size = torch.stack([slope.norm() for slope in expected]).norm().clamp_min(1.0)
         for (name, _), slope in zip(actor.named_parameters(), expected, strict=True):
             key = {"hidden_weight": "weight0", "hidden_bias": "bias0", "out_weight": "weight1", "out_bias": "bias1"}[

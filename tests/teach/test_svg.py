@@ -15,7 +15,8 @@ from trimtab.knobs import Panel
 from trimtab.tasks import task_named
 from trimtab.teach.genome import Genome
 from trimtab.teach.surrogate import Log, Surrogate, errors
-from trimtab.teach.svg import Sketched, ValueGradients, collected, pieces, practised_by_model, taught_from, worth
+from trimtab.teach.svg import Sketched, ValueGradients, collected, pieces, practised_by_model, taught_from
+from trimtab.teach.value import worth
 
 F64 = torch.float64
 A, B, SIGMA, PRICE, MOVES = 0.9, 0.5, 0.3, 0.1, 6  # s' = A s + B a + SIGMA xi, reward -(s^2 + PRICE a^2)

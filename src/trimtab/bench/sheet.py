@@ -44,7 +44,7 @@ def write_sheet(
         title: of the page.
         lead: what it asks.
         heads: names and meanings of the tables' columns.
-        parts: in their order; those with neither table nor chart are left out.
+        parts: in their order.
         rows: say by commit, machine and command where they are from.
 
     Returns:
@@ -56,7 +56,7 @@ def write_sheet(
     """
     from markupsafe import Markup
 
-    shown = [{**vars(part), "chart": Markup(part.chart)} for part in parts if part.table or part.chart or part.note]
+    shown = [{**vars(part), "chart": Markup(part.chart)} for part in parts]
     origin = {f"{name}s": sorted({row[name] for row in rows}) for name in ("commit", "machine", "command")}
     return save_page(
         path, render("bench.html", {"title": title, "lead": lead, "heads": heads, "parts": shown, **origin})

@@ -129,7 +129,7 @@ class Recorder:
             for group in groups
         )
         device = self._params()[0].device
-        self._held = Before(
+        before = Before(
             self.row(self._params()),
             self._slots(),
             torch.tensor([values], dtype=torch.float64, device=device),
@@ -138,7 +138,8 @@ class Recorder:
             self._rng,
             factors,
         )
-        return self._held
+        self._held = None if factors is None else before
+        return before
 
     def step(self, before: Before, batch: Any = None) -> Step:
         """Give a step that has been taken.

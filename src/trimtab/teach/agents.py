@@ -21,6 +21,7 @@ if find_spec("stable_baselines3") is None:
 import numpy as np
 import torch
 from gymnasium import Space, spaces
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
@@ -183,6 +184,11 @@ def read_off(actor: nn.Module, genome: Genome) -> Policy:
         policy.get_parameter(f"{name}_weight").copy_(layer.weight * (is_read if name == "hidden" else 1.0))
         policy.get_parameter(f"{name}_bias").copy_(layer.bias)
     return policy
+
+
+def quiet() -> Logger:
+    """Give a logger that writes nothing; the library's own makes a folder for every model."""
+    return Logger(folder=None, output_formats=[])
 
 
 def minibatch(moves: int) -> int:

@@ -55,6 +55,12 @@ class Genome:
         return tuple(name for name in self.spec["features"] if _fits(name, wanted) and not _fits(name, refused))
 
     @property
+    def columns(self) -> Tensor:
+        """Places of the features that the policy reads."""
+        read = set(self.read)
+        return torch.tensor([place for place, name in enumerate(self.spec["features"]) if name in read])
+
+    @property
     def size(self) -> int:
         """``P``."""
         return int(self._mask.sum())

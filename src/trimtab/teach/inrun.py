@@ -32,7 +32,7 @@ from trimtab.teach.brains import stepped
 from trimtab.teach.draw import mixed
 from trimtab.teach.genome import Genome
 from trimtab.teach.surrogate import BETA, NETWORKS, Log, Net, Surrogate, noise_behind, told, unlikelihood
-from trimtab.teach.svg import read_by, worth
+from trimtab.teach.value import worth
 
 DRAWING = 71  # what an act's draws are for
 FIT_RATE = 2e-3
@@ -49,7 +49,7 @@ class ModelControl:
         features: patterns of what is read beside what the policy reads already.
         seed: of first networks, noise and draws; member ``b`` of a run is a run of one with ``seed + b``.
         noise: standard deviation of what is added to the moves; 0 to play without trying.
-        fits: steps of the model's fit at each decision; 0 to stop learning.
+        fits: steps of the model's fit at each decision; with `climbs`, 0 to stop learning.
         climbs: steps of the policy at each decision.
         length: ``H``.
         batch: ``n``.
@@ -94,18 +94,23 @@ class ModelControl:
         if self.policy.spec["kind"] != "mlp":
             raise KnobError(f"Control by a model teaches policies of kind 'mlp', got {self.policy.spec['kind']!r}.")
 
-    def after(self, state: State, **changed: Any) -> ModelControl:
+    def after(
+        self, state: State, *, noise: float | None = None, fits: int | None = None, climbs: int | None = None
+    ) -> ModelControl:
         """Give the controller for the next run, which knows what this one has learned.
 
         Args:
-            state: at the end of a run.
-            **changed: settings other than before, such as ``noise=0``.
+            state: at the end of a run; of a live one ``pilot.state_dict()["helm"]["mind"]``.
+            noise: other than before.
+            fits: other than before.
+            climbs: other than before.
 
         Returns:
             A controller for as many members.
         """
         state = {**state, "is_under_way": torch.zeros_like(state["is_under_way"])}
-        return replace(self, begun=state, **changed)
+        changed: dict[str, Any] = {"noise": noise, "fits": fits, "climbs": climbs}
+        return replace(self, begun=state, **{name: value for name, value in changed.items() if value is not None})
 
     def learned(self, state: State, member: int = 0) -> Policy:
         """Give a member's policy as it stands, to attach or to save."""
@@ -174,7 +179,7 @@ class ModelControl:
         """Places of the features read: those that are named, and those that the policy has a weight for."""
         has_weight = (self.policy.get_parameter("hidden_weight") != 0).any(0)
         is_named = torch.zeros_like(has_weight)
-        is_named[read_by(Genome(self.policy.spec, self.features))] = True
+        is_named[Genome(self.policy.spec, self.features).columns] = True
         return (
             (is_named | (has_weight & bool((self.policy.get_parameter("out_weight") != 0).any()))).nonzero().flatten()
         )
@@ -194,10 +199,9 @@ class ModelControl:
         nets, scales = state["nets"], _scales(state["replay"], filled)
         rates = {"model": torch.full((NETWORKS,), FIT_RATE).double(), "actor": torch.full((1,), self.rate).double()}
         count = state["updates"]
-        for number in range(max(self.fits, self.climbs)):
-            if number < self.fits:
-                slopes = self._fit(nets["model"], scales, state["replay"], filled, rngs)
-                nets = {**nets, **stepped("model", nets, slopes, rates["model"], count * self.fits + number)}
+        for number in range(self.fits):
+            slopes = self._fit(nets["model"], scales, state["replay"], filled, rngs)
+            nets = {**nets, **stepped("model", nets, slopes, rates["model"], count * self.fits + number)}
         for number in range(self.climbs):
             slopes = self._climb(nets, scales, state, filled, rngs)
             nets = {**nets, **stepped("actor", nets, slopes, rates["actor"], count * self.climbs + number)}
@@ -236,7 +240,7 @@ class ModelControl:
 
 
 class _Bound:
-    """One member's model, as :func:`trimtab.teach.svg.worth` wants it."""
+    """One member's model, as :func:`trimtab.teach.value.worth` wants it."""
 
     def __init__(self, weights: Net, scales: Net) -> None:
         self._weights, self._scales = weights, scales
@@ -277,5 +281,5 @@ def _pieces(kept: Net, first: Tensor, length: int) -> Log:
     index = first[:, None] + torch.arange(length)
     seen, then = kept["seen"][index], kept["next"][index]
     goes_on = (seen[:, 1:] == then[:, :-1]).all(-1).long().cumprod(1).bool()
-    known = torch.cat([torch.ones_like(goes_on[:, :1]) if length > 1 else torch.ones(len(first), 1).bool(), goes_on], 1)
+    known = torch.cat([torch.ones(len(first), 1, dtype=torch.bool), goes_on], 1)
     return Log(torch.cat([seen, then[:, -1:]], 1), kept["action"][index], kept["reward"][index], known)

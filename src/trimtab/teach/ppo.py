@@ -159,9 +159,8 @@ class Proximal:
     def model(self, lesson: Lesson, state: Practice) -> Any:
         """Give the library's PPO on a lesson, actor and critic as they stand."""
         from stable_baselines3 import PPO
-        from stable_baselines3.common.logger import configure
 
-        from trimtab.teach.agents import Actor, PlantVecEnv, minibatch, seat
+        from trimtab.teach.agents import Actor, PlantVecEnv, minibatch, quiet, seat
 
         episodes, turns = self._episodes(lesson)
         starts, seeds = lesson.starts(self.panel, self.members), lesson.seeds(self.members)
@@ -184,7 +183,7 @@ class Proximal:
             policy_kwargs={"genome": self.genome, "log_std_init": math.log(self.noise)},
             device="cpu",
         )
-        model.set_logger(configure(None, []))
+        model.set_logger(quiet())
         if state.agent:
             _unpack(state.agent, model)
         else:

@@ -2,7 +2,8 @@
 
 :mod:`trimtab.teach.evolution` and :mod:`trimtab.teach.ppo` teach on a distribution of lessons; this is for one task,
 and for comparisons at equal numbers of decisions. SAC: Haarnoja et al. 2018, arXiv:1812.05905, by Stable-Baselines3.
-Differs from the source: members fill one replay together, and the actor is a policy of one hidden layer. Evolution:
+Differs from the source: members fill one replay together, and the actor is a policy of one hidden layer; it discounts
+by 0.99 a decision, the library's default, where the others do not discount. Evolution:
 antithetic pairs, each on an instance of its own (Salimans et al. 2017, arXiv:1703.03864).
 """
 
@@ -45,7 +46,7 @@ def practised(
         setting: the environment; its `prior` and `leap` are the policy's.
         genome: the policy's form; "mlp" only, with a reach of 1 for SAC.
         method: "evolution", "ppo" or "sac".
-        decisions: how many in all, over all members.
+        decisions: how many at most, over all members; evolution and PPO play whole runs of all members, at least once.
         members: that play side by side; of evolution, two a pair.
         rate: Adam's.
         seed: of instances and moves.
@@ -65,18 +66,20 @@ def practised(
         raise TaskError(
             f"PPO teaches 'mlp', SAC 'mlp' with a reach of 1; got {method!r}, {spec['kind']!r}, {spec['reach']}."
         )
-    from trimtab.teach.agents import PlantVecEnv, read_off, seat, seeded
+    from trimtab.teach.agents import PlantVecEnv, quiet, read_off, seat, seeded
 
     episodes, rng = setting.episodes(members), np.random.default_rng(seed)
 
     def begin(places: Sequence[int]) -> None:
         setting.begin(episodes, list(places), [setting.drawn(rng) for _ in places])
 
+    whole = members * (setting.turns if method == "ppo" else 1)
     with seeded(seed):
         model, actor = (_ppo if method == "ppo" else _sac)(PlantVecEnv(episodes, begin), setting, genome, rate)
         seat(actor, genome.policy(genome.untaught()))
         model.action_space.seed(seed)  # SAC's first moves are drawn from a generator of the space's own
-        model.learn(decisions)
+        model.set_logger(quiet())
+        model.learn(max(1, decisions // whole) * whole)
     return read_off(actor, genome)
 
 

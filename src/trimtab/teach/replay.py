@@ -71,7 +71,7 @@ def dice(state: State, purpose: int) -> list[torch.Generator]:
 
 
 def remembered(now: Tensor, level: Tensor, state: State) -> State:
-    """Add the moment that ends now, where one is under way.
+    """Add the moment that ends now, where one is under way that began at a known loss; one that ruins counts as worst.
 
     Args:
         now: ``[B, F]`` features.
@@ -87,7 +87,7 @@ def remembered(now: Tensor, level: Tensor, state: State) -> State:
     moment = {"seen": last["seen"], "action": last["action"], "reward": reward, "next": now}
     place, rows = state["moments"] % kept, torch.arange(len(reward))
     added = {key: old.index_put((rows, place), moment[key]) for key, old in state["replay"].items()}
-    is_new = state["is_under_way"]
+    is_new = state["is_under_way"] & last["reward"].isfinite()  # where no loss was known, nothing can be said
     return {**state, "replay": select(is_new, added, state["replay"]), "moments": state["moments"] + is_new}
 
 

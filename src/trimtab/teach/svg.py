@@ -11,9 +11,7 @@ Letters: ``E`` networks, ``N`` runs, ``H`` moves of a piece, ``F`` features, ``K
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,52 +23,10 @@ from trimtab.errors import TaskError
 from trimtab.teach.draw import mixed
 from trimtab.teach.genome import Genome
 from trimtab.teach.surrogate import Log, Surrogate
+from trimtab.teach.value import Model, worth
 
 NOISE = 0.4  # standard deviation of the moves tried online, at first; it falls to a quarter
 ACTING = 61  # what the draws are for
-Act = Callable[[Tensor], Tensor]
-"""``[..., F]`` features on one scale to ``[..., K]`` actions, differentiable."""
-
-
-class Model(Protocol):
-    """What a piece is rolled out in."""
-
-    def inferred(self, log: Log) -> Tensor:
-        """Give the noise behind a log, ``[E, N, T, D]``."""
-        ...
-
-    def __call__(self, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Give mean and deviation, ``[E, N, D]`` each."""
-        ...
-
-
-def worth(model: Model, act: Act, log: Log, *, discount: float = 1.0, penalty: float = 0.0) -> Tensor:
-    """Give what a piece would have been worth under a policy, ``[]``, differentiable by whatever `act` depends on.
-
-    Args:
-        model: of the dynamics.
-        act: the policy.
-        log: pieces of ``H`` moves, each begun where its first features are.
-        discount: of a reward for each move that it is late.
-        penalty: on the deviation between the networks' predicted rewards, a move.
-
-    Returns:
-        The mean over networks and runs.
-    """
-    noise = model.inferred(log)
-    seen = log.seen[:, 0].expand(noise.shape[0], -1, -1)
-    total = torch.zeros((), dtype=torch.float64)
-    for move in range(log.reward.shape[1]):
-        mean, deviation = model(seen, act(seen))
-        after = mean + deviation * noise[:, :, move]
-        known = log.known[:, move]
-        reward = torch.where(known, after[..., -1], 0.0).mean()
-        if penalty:
-            spread = mean[..., -1].std(0, correction=0) + mean[..., :-1].std(0, correction=0).mean(-1)
-            reward = reward - penalty * torch.where(known, spread, 0.0).mean()
-        total = total + discount**move * reward
-        seen = torch.where(known[:, None], after[..., :-1], seen)
-    return total
 
 
 def pieces(log: Log, count: int, length: int, rng: torch.Generator) -> Log:
@@ -150,7 +106,7 @@ class Sketched(nn.Module):
         self.genome, self.reach = genome, policy.spec["reach"]
         for name, weight in policy.named_parameters():
             self.register_parameter(name, nn.Parameter(weight.detach().double()))
-        self.register_buffer("columns", read_by(genome))
+        self.register_buffer("columns", genome.columns)
 
     def forward(self, seen: Tensor) -> Tensor:
         """``[..., F]`` to ``[..., K]``."""
@@ -170,12 +126,6 @@ class Sketched(nn.Module):
         return made
 
 
-def read_by(genome: Genome) -> Tensor:
-    """Give the places of the ``F`` features that a policy reads; the others are neither logged nor predicted."""
-    read = set(genome.read)
-    return torch.tensor([place for place, name in enumerate(genome.spec["features"]) if name in read])
-
-
 @torch.no_grad()
 def collected(
     setting: Setting, actor: nn.Module, genome: Genome, numbers: list[int], rng: torch.Generator, noise: float
@@ -185,7 +135,7 @@ def collected(
     if len(episodes.plant.sites) > 1:
         raise TaskError('Value gradients teach policies of one site: `by = "run"`.')
     setting.begin(episodes, range(len(numbers)), numbers)
-    columns = read_by(genome)
+    columns = genome.columns
     center, size = (torch.tensor(genome.spec[name], dtype=torch.float64)[columns] for name in ("center", "size"))
     seen, rows = [evened(episodes.features[:, 0, columns], center, size)], []
     is_over = torch.zeros(len(numbers), dtype=torch.bool)
@@ -215,7 +165,7 @@ def practised_by_model(
     Args:
         setting: the environment; its `prior` and `leap` are the policy's.
         genome: the policy's form, "mlp".
-        decisions: how many in all, over all members; whole episodes are played.
+        decisions: how many at most, over all members; whole runs of all members are played, at least once.
         members: that play side by side between two improvements.
         gradients: how the policy is improved.
         seed: of everything.
@@ -227,12 +177,11 @@ def practised_by_model(
     actor = Sketched(genome.policy(genome.untaught()), genome)
     surrogate = Surrogate(len(genome.read), len(genome.spec["knobs"]), rng)
     logs: list[Log] = []
-    played = 0
-    while played < decisions:
+    rounds = max(1, decisions // (members * setting.turns))
+    for done in range(rounds):
         numbers = (torch.randint(100, 2**31, (members,), generator=rng)).tolist()
-        noise = NOISE * (1 - 0.75 * played / decisions)
+        noise = NOISE * (1 - 0.75 * done / rounds)
         logs.append(collected(setting, actor, genome, numbers, rng, noise))
-        played += int(logs[-1].known.sum())
         log = Log.padded(logs)
         surrogate.fit(log, 200)
         gradients.improve(surrogate, actor, log, rng)

@@ -12,7 +12,7 @@ from trimtab import charts
 from trimtab.bench.anylr.bout import append_rows, read_rows
 from trimtab.bench.control.page import as_json, as_markdown, write_page
 from trimtab.bench.control.run import Job, run, with_seconds
-from trimtab.bench.control.suite import FREE, TASKS, contenders
+from trimtab.bench.control.suite import FREE, TASKS, Desk, contenders
 from trimtab.bench.machine import Provenance
 from trimtab.errors import TaskError
 from trimtab.tasks import task_named
@@ -59,6 +59,10 @@ def control(
             f"{seconds:g}."
         )
     chosen, where = contenders(names), [task_named(name).name for name in tasks or TASKS]
+    for task in where:
+        fewest = 2 * Desk.of(task, 1, 0).setting.turns
+        if decisions < fewest:
+            raise TaskError(f"Two runs of {task} take {fewest} decisions: give at least as many, got {decisions}.")
     path, origin = out / "rows.jsonl", vars(Provenance.now(["trimtab", *words]))
     first = [
         Job(task, name, seed, decisions, "decisions", decisions)
@@ -70,7 +74,6 @@ def control(
     if seconds:
         pairs = zip(first, rows, strict=True)
         due = [with_seconds(job, row, seconds) for job, row in pairs if job.contender not in FREE]
-        rows += [{**row, "mode": "seconds"} for row in rows if row["contender"] in FREE]
         rows += _made(due, path, jobs, origin)
     page = write_page(rows, out / "control.html")
     return as_json(rows) if is_json else f"{as_markdown(rows)}\n\nThe page: {page}"

@@ -18,16 +18,17 @@ SHAPES = "osD^vX*h"
 HEADS = (
     ("contender", "who steers; tuned schedules begin every run with the learning rate that their search found, all "
      "others with the instance's own"),
-    ("IQM", "interquartile mean of the regrets: final test loss of a held-out run over the better tuned schedule's"),
-    ("95 %", "its bootstrap interval"),
-    ("median", "of the regrets"),
+    ("IQM", "interquartile mean over held-out instances of the regret, its mean over seeds: final test loss over the "
+     "better tuned schedule's"),
+    ("95 %", "its bootstrap interval, instances drawn anew"),
+    ("median", "of all regrets"),
     ("90 %", "their 90th percentile"),
     ("worst", "the largest; ∞ where a run ended at no number"),
     ("lost", "runs whose validation loss ended a tenth above where it began, or at no number"),
-    ("decisions", "spent on making the contender, mean over seeds"),
+    ("decisions", "that making the contender could spend, mean over seeds; whole runs of all members are played"),
     ("seconds", "of the processor that making it took, mean over seeds"),
 )  # fmt: skip
-MODES = {"decisions": "the same decisions", "seconds": "the same seconds of teaching"}
+MODES = {"decisions": "the same decisions", "seconds": "about the same seconds of teaching"}
 
 
 def cells(standing: Standing) -> list[str]:
@@ -110,9 +111,8 @@ def write_page(rows: Sequence[Row], path: Path) -> Path:
         "test loss of a held-out run over that of the better tuned schedule on the same run: below 1 is better."
     )
     found = standings(rows)
-    parts = [
-        Part("Regret against seconds", "A line joins the two budgets of a contender.", chart=against_seconds(rows))
-    ]
+    chart = against_seconds(rows)
+    parts = [Part("Regret against seconds", "A line joins a contender's two budgets.", chart=chart)] if chart else []
     for task, mode in dict.fromkeys((s.task, s.mode) for s in found):
         mine = [cells(s) for s in found if (s.task, s.mode) == (task, mode)]
         parts.append(Part(f"{task}, {MODES[mode]}", table=mine))

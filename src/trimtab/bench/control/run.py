@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from trimtab.bench.control.judge import ends
 from trimtab.bench.control.suite import CONTENDERS, FREE, Desk
 
 HELD = 48  # held-out instances: 0 to 47
+TRIES, NEAR = 3, 0.15  # times that a contender is made for a budget of seconds, and how far off the last may be
 Row = dict[str, Any]
 
 
@@ -24,9 +26,10 @@ class Job:
         task: its name.
         contender: its name.
         seed: of what is drawn while it is made.
-        decisions: that it may spend.
+        decisions: that it may spend; in the mode "seconds" at first.
         mode: "decisions" where all have the same, "seconds" where their number is such as to take the same time.
         budget: what is the same for all, in the mode's unit.
+        took: seconds that so many decisions took before, in the mode "seconds".
     """
 
     task: str
@@ -35,6 +38,7 @@ class Job:
     decisions: int
     mode: str
     budget: float
+    took: tuple[int, float] | None = None
 
     @property
     def key(self) -> str:
@@ -43,7 +47,7 @@ class Job:
 
 
 def run(job: Job) -> Row:
-    """Make a contender, and judge it once.
+    """Make a contender, and judge it once; for a budget of seconds make it anew until it takes about as many.
 
     Args:
         job: it.
@@ -53,25 +57,52 @@ def run(job: Job) -> Row:
         validation split, which chooses, and the test split, which is reported; null where there is no number.
     """
     torch.set_num_threads(1)
-    desk, clock = Desk.of(job.task, job.decisions, job.seed), time.process_time()
-    player = CONTENDERS[job.contender](desk)
-    seconds = time.process_time() - clock
-    found = ends(replace(desk.setting, instances="held-out"), player, range(HELD), ("val", "test"))
+    CONTENDERS[job.contender](Desk.of(job.task, 1, job.seed)) if job.contender in ("PPO", "SAC") else None  # imports
+    spent = [] if job.took is None else [job.took]
+    desk = Desk.of(job.task, job.decisions, job.seed)
+    for _ in range(TRIES):
+        clock = time.process_time()
+        player = CONTENDERS[job.contender](desk)
+        spent.append((desk.decisions, time.process_time() - clock))
+        wanted = desk.decisions if job.mode == "decisions" else estimated(spent, job.budget, 2 * desk.setting.turns)
+        if abs(spent[-1][1] / job.budget - 1) <= NEAR or wanted == desk.decisions:
+            break
+        desk = replace(desk, decisions=wanted)
+    found = ends(desk.setting, player, range(HELD), ("val", "test"))
     return {
         "key": job.key,
-        **vars(job),
-        "decisions": 0 if job.contender in FREE else job.decisions,
-        "seconds": round(seconds, 2),
+        **{name: value for name, value in vars(job).items() if name != "took"},
+        "decisions": 0 if job.contender in FREE else spent[-1][0],
+        "seconds": round(spent[-1][1], 2),
         "lr": player.lr,
         **{name: _listed(losses) for name, losses in found.items()},
     }
 
 
 def with_seconds(job: Job, row: Row, seconds: float) -> Job:
-    """Give the job that should take so many seconds, by what a first one took; at least one run."""
-    fewest = Desk.of(job.task, 1, 0).setting.turns
-    decisions = max(fewest, round(row["decisions"] * seconds / max(row["seconds"], 0.01)))
-    return replace(job, decisions=decisions, mode="seconds", budget=seconds)
+    """Give the job that should take so many seconds, by what a first one took."""
+    took = (row["decisions"], row["seconds"])
+    decisions = estimated([took], seconds, 2 * Desk.of(job.task, 1, 0).setting.turns)
+    return replace(job, decisions=decisions, mode="seconds", budget=seconds, took=took)
+
+
+def estimated(spent: Sequence[tuple[int, float]], seconds: float, fewest: int) -> int:
+    """Give the decisions that should take so many seconds: on the line through the last two, or in proportion.
+
+    Args:
+        spent: decisions and the seconds that they took, at least one pair.
+        seconds: wanted.
+        fewest: decisions in any case.
+
+    Returns:
+        The number.
+    """
+    (last, took), price = spent[-1], 0.0
+    if len(spent) > 1 and last != spent[-2][0]:
+        price = (took - spent[-2][1]) / (last - spent[-2][0])
+    if price <= 0:
+        return max(fewest, round(last * seconds / max(took, 0.01)))
+    return max(fewest, round(last + (seconds - took) / price))
 
 
 def _listed(losses: Tensor) -> list[float | None]:

@@ -4,7 +4,7 @@ A regret is the final test loss of a held-out instance over that of the tuned sc
 tuned schedules the one that ends with the lower validation loss is the bar, its loss the geometric mean over seeds.
 Where both ended at no number the regret is 1.
 
-Letters: ``N`` instances of all seeds.
+Letters: ``N`` instances.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trimtab.bench.anylr.scores import LOST, interquartile_mean, interval, percentile
-from trimtab.bench.control.suite import BARS, CONTENDERS
+from trimtab.bench.control.suite import BARS, CONTENDERS, FREE
 
 Row = dict[str, Any]
 
@@ -31,9 +31,9 @@ class Standing:
         task: its name.
         mode: "decisions" or "seconds".
         contender: its name.
-        iqm: interquartile mean of its regrets.
-        interval: its 95 % bootstrap interval.
-        median: of the regrets.
+        iqm: interquartile mean over instances of its mean regret over seeds.
+        interval: its 95 % bootstrap interval, instances drawn anew.
+        median: of all regrets.
         ninety: their 90th percentile.
         worst: the largest.
         lost: runs that ended above where they began, or at no number.
@@ -57,7 +57,7 @@ class Standing:
 
 
 def standings(rows: Sequence[Row]) -> list[Standing]:
-    """Score rows; in their tasks' and budgets' order, the best first.
+    """Score rows; in their tasks' and budgets' order, the best first. Who spends nothing stands within every budget.
 
     Args:
         rows: of a bench; tasks and budgets without a tuned schedule are left out.
@@ -67,7 +67,7 @@ def standings(rows: Sequence[Row]) -> list[Standing]:
     """
     found: list[Standing] = []
     for task, mode in dict.fromkeys((row["task"], row["mode"]) for row in rows):
-        mine = [row for row in rows if (row["task"], row["mode"]) == (task, mode)]
+        mine = [row for row in rows if row["task"] == task and (row["mode"] == mode or row["contender"] in FREE)]
         bar = _bar(mine)
         if bar is not None:
             each = {name: [row for row in mine if row["contender"] == name] for name in CONTENDERS}
@@ -91,15 +91,15 @@ def _losses(row: Row, what: str) -> Tensor:
 
 def _standing(task: str, mode: str, name: str, rows: Sequence[Row], bar: Tensor) -> Standing:
     both = [torch.stack([_losses(row, "test"), bar]) for row in rows]
-    regrets = torch.cat([torch.where(pair.isinf().all(0), 1.0, pair[0] / pair[1]) for pair in both])
-    values = regrets.tolist()
+    regrets = torch.stack([torch.where(pair.isinf().all(0), 1.0, pair[0] / pair[1]) for pair in both])
+    values, each = regrets.flatten().tolist(), regrets.mean(0)  # an instance counts once, however many the seeds
     lost = sum(int((~(_losses(row, "val") <= LOST * _losses(row, "first"))).sum()) for row in rows)
     return Standing(
         task,
         mode,
         name,
-        float(interquartile_mean(regrets)),
-        interval([regrets], torch.Generator().manual_seed(0)),
+        float(interquartile_mean(each)),
+        interval([each], torch.Generator().manual_seed(0)),
         percentile(values, 0.5),
         percentile(values, 0.9),
         max(values),

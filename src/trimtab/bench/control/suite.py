@@ -7,7 +7,7 @@ spend the same decisions on a search; hypergradient followers spend none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,8 +55,8 @@ class Desk:
 
     @property
     def runs(self) -> int:
-        """Whole runs that the budget is enough for, at least 1."""
-        return max(1, self.decisions // self.setting.turns)
+        """Whole runs that the budget is enough for, at least 2: a model is not learned from one."""
+        return max(2, self.decisions // self.setting.turns)
 
     @property
     def genome(self) -> Genome:
@@ -79,10 +79,11 @@ def _searched(name: str) -> Callable[[Desk], Player]:
 
     def make(desk: Desk) -> Player:
         low, high = desk.setting.starts
-        rates = np.geomspace(low, high, min(RATES, desk.runs)).tolist()
+        count = min(RATES, desk.runs)
+        inside = slice(1, -1) if count < 3 else slice(None)
+        rates = np.geomspace(low, high, count + 2 * (count < 3))[inside].tolist()
         numbers, schedule = desk.numbers(max(1, desk.runs // len(rates))), controller_named(name)
-        setting = replace(desk.setting, prior="constant")
-        found = [ends(setting, Player(schedule, rate), numbers, ("val",))["val"].log().mean() for rate in rates]
+        found = [ends(desk.setting, Player(schedule, rate), numbers, ("val",))["val"].log().mean() for rate in rates]
         return Player(schedule, rates[int(torch.nan_to_num(torch.stack(found), nan=torch.inf).argmin())])
 
     return make
@@ -152,8 +153,9 @@ CONTENDERS: dict[str, Callable[[Desk], Player]] = {
     "implicit Q-learning, offline": from_log(_implicit),
     "behaviour cloning, offline": from_log(_cloned),
 }
-"""How each is made; the schedules that are tuned are the bar. Offline: from a log of random moves. Rates are those that
-`benchmarks/control_rates.py` chose on another task."""
+"""How each is made; the schedules that are tuned are the bar. Offline: from a log of random moves. Rates of evolution,
+PPO, SAC and value gradients are those that `benchmarks/control_rates.py` chose on another task; implicit Q-learning and
+cloning have their defaults, but for beta."""
 FREE = ("no move", *(name for name in CONTENDERS if name.startswith("hypergradient")))
 BARS = ("constant, tuned", "cosine, tuned")
 

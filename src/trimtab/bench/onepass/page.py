@@ -184,10 +184,9 @@ def write_page(rows: Sequence[Row], path: Path) -> Path:
         f"Runs that begin with hyperparameters drawn at random, up to {max(row['runs'] for row in rows)} a method, the "
         "same for all: who ends well, and at what cost?"
     )
-    parts = [
-        Part("Result", table=[cells(outcome) for outcome in outcomes(rows)]),
-        Part("Quality against cost", chart=frontier(rows)),
-    ]
+    parts = [Part("Result", table=[cells(outcome) for outcome in outcomes(rows)])]
+    if chart := frontier(rows):
+        parts.append(Part("Quality against cost", chart=chart))
     return write_sheet(path, f"One-pass: {rows[0]['table']}", lead, HEADS, parts, rows)
 
 

@@ -18,7 +18,6 @@ from trimtab.knobs import EARLY_STEPS
 from trimtab.teach.genome import Genome
 from trimtab.teach.offline.episode import Episode
 from trimtab.teach.surrogate import Log
-from trimtab.teach.svg import read_by
 
 FEWEST = 32  # rows that a policy is taught from at least
 
@@ -96,7 +95,7 @@ class Transitions:
             The rows, features on their own scales again.
         """
         center, size = (torch.tensor(genome.spec[name], dtype=torch.float64) for name in ("center", "size"))
-        columns = read_by(genome)
+        columns = genome.columns
         raw = torch.zeros(*log.seen.shape[:2], len(center), dtype=torch.float64)
         raw[..., columns] = center[columns] + size[columns] * torch.sinh(log.seen)
         goes_on = torch.nn.functional.pad(log.known[:, 1:], (0, 1)).to(log.reward)
@@ -132,7 +131,7 @@ def log_of(episodes: Sequence[Episode], genome: Genome) -> Log:
     count = sum(len(episode.moves) for episode in episodes)
     if count < FEWEST:
         raise TraceError(f"{len(episodes)} recorded runs hold {count} moves in all; a model needs {FEWEST} at least.")
-    columns = read_by(genome)
+    columns = genome.columns
     center, size = (torch.tensor(genome.spec[name], dtype=torch.float64)[columns] for name in ("center", "size"))
     return Log.padded(
         [
