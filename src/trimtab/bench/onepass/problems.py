@@ -200,7 +200,7 @@ PROBLEMS = {
         lambda merged: Reduced(PtbLSTM(), 1000, is_merged=merged), 20, 40, 1e5, "perplexity", ClippedSGD(0.25), 10
     ),
     "cifar": Problem(
-        lambda merged: Reduced(CifarResNet18(), 500, is_merged=merged), 10, 100, unit="cross-entropy in nats", piece=10
+        lambda merged: Reduced(CifarResNet18(), 2000, is_merged=merged), 10, 100, unit="cross-entropy in nats", piece=10
     ),
 }
 
