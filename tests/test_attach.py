@@ -191,10 +191,21 @@ def test_a_second_pilot_is_refused_until_the_first_lets_go() -> None:
     trimtab.attach(optimizer, "constant")
 
 
+def test_a_pilot_that_let_go_mends_no_checkpoint() -> None:
+    """What a checkpoint puts into the groups afterwards is what is there, as in an optimizer without a pilot."""
+    optimizer, state = adam(), adam(lr=0.05, foreach=None).state_dict()
+    trimtab.attach(optimizer, "constant").disable()
+    optimizer.load_state_dict(state)
+    assert [0.05, 0.05] == [group["lr"] for group in optimizer.param_groups]
+    assert not any(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
+
+
 def test_a_refused_trace_s_file_is_left_alone(tmp_path: Path) -> None:
     """A call refused for any other reason makes no trace file, and one refused for its file leaves that as it was."""
     with pytest.raises(KnobError):
         trimtab.attach(adam(), "constant", knobs=("momentum",), trace=tmp_path / "a.jsonl")
+    with pytest.raises(KnobError, match="turns the knobs lr"):
+        trimtab.attach(adam(), "trimtab-v2", knobs=("lr", "weight_decay"), trace=tmp_path / "a.jsonl")
     assert not list(tmp_path.iterdir())
     path = tmp_path / "b.jsonl"
     path.write_text("mine\n")

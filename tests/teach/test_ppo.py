@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +131,17 @@ def test_a_generation_is_a_pure_function_and_its_tree_goes_on() -> None:
     assert 2 == two.ascent.number
     with pytest.raises(StateError, match="no state of PPO"):
         teacher.of_tree({"mean": torch.zeros(3), "number": 1, "agent": b""})
+
+
+@pytest.mark.parametrize("method", ["ppo", "sac"])
+def test_nothing_is_left_in_the_folder_for_temporary_files(
+    method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library makes a folder a model for its own log; ours asks for none."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    setting = Setting(task_named("quadratic-v1"), prior="hold", horizon=20)
+    practised(setting, genome(), method, 20, members=2)
+    assert [] == list(tmp_path.glob("SB3*"))
 
 
 @pytest.mark.slow
