@@ -1,4 +1,4 @@
-"""Preconditions: what ``trimtab.attach`` refuses, before it touches anything."""
+"""Preconditions: what ``trimtab.attach`` refuses."""
 
 from __future__ import annotations
 
