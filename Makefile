@@ -1,8 +1,10 @@
 # Needs Python 3.11 or later, pip and make. `make` alone lists what there is to do.
 
-PYTHON ?= python3
-# Tests run as `make test ARGS="-k guard -x"`: then without coverage, and not counted as a run of the tests.
-ARGS   ?=
+PYTHON  ?= python3
+# Tests run as `make test ARGS="-k guard -x"`: then in one process, without coverage, and not counted as a run of the tests.
+ARGS    ?=
+# Processes that all tests are run in; each takes about 1.5 GiB.
+WORKERS ?= 2
 
 # Two threads of torch on two busy cores are several times slower than one, and sums come out in another order.
 export OMP_NUM_THREADS ?= 1
@@ -93,7 +95,7 @@ $(VENV)/.tested: $(SOURCES) pyproject.toml constraints.txt | $(VENV)/.check
 
 define RUN_TESTS
 rm -f $(VENV)/.tested
-$(BIN)/python -m pytest -q $(or $(ARGS),--cov --cov-report= --cov-fail-under=0)
+$(BIN)/python -m pytest -q $(or $(ARGS),-n $(WORKERS) --cov --cov-report= --cov-fail-under=0)
 $(if $(ARGS),,touch $(VENV)/.tested)
 endef
 
@@ -111,5 +113,5 @@ package=$$("$$python" -c 'import pathlib, trimtab; print(pathlib.Path(trimtab.__
 case "$$package" in "$$there"/*) ;; *) echo "not the installed wheel: $$package" >&2; exit 1;; esac; \
 "$$there/venv/bin/trimtab" --help > /dev/null; \
 echo "$$tools" > "$$(dirname "$$package")/tools-of-the-tests.pth"; \
-"$$python" -m pytest -q -m "not slow" tests "$$package"
+"$$python" -m pytest -q -n $(WORKERS) -m "not slow" tests "$$package"
 endef
