@@ -66,7 +66,7 @@ def bowl(share: float) -> tuple[Step, Tensor, float]:
     rest = b / (a + DECAY)
     layout, names = Layout({"w": torch.Size([WIDE])}, [["w"]], joined=True), ("lr", "weight_decay")
 
-    def gradient(weights: Tensor, batch: Any, values: Tensor) -> Curve:
+    def gradient(weights: Tensor, batch: Any, values: Tensor, noise: Any) -> Curve:
         leaf = weights.clone().requires_grad_()
         return Curve([leaf], [a * leaf - b])
 

@@ -47,7 +47,7 @@ def metrics_of(
         **{f"trimtab/{name}": count for name, count in counts.items()},
     }
     mind = state["mind"] if isinstance(state["mind"], dict) else {}
-    metrics |= {f"trimtab/{name}": float(mind[name].sum()) for name in ("clipped", "refused") if name in mind}
+    metrics |= {f"trimtab/{name}": float(mind["tame"][name].sum()) for name in ("clipped", "refused") if "tame" in mind}
     if trace.decisions:
         means = trace.decisions[-1][1].seen.features[0].detach().mean(0)
         metrics |= {f"trimtab/feature/{name}": float(means[helm.features.names.index(name)]) for name in SHOWN}

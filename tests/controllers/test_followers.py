@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 import trimtab
-from trimtab.controllers import Hypergradient, HypergradientDescent
+from trimtab.controllers import Hypergradient, HypergradientDescent, Policy
 from trimtab.errors import KnobError, SignalError
-from trimtab.hypergrad import estimator_of
+from trimtab.hypergrad import OneStepValidation, estimator_of
 from trimtab.hypergrad.followers import FOLLOWERS, Adam, Multiplicative, Sign
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
 from trimtab.rollout import Rollout, rollout
 from trimtab.rules import SGD
+from trimtab.teach import OnlineTeaching
 
 F64 = torch.float64
 ALL = Panel.of(["lr", "momentum", "weight_decay"])
@@ -84,7 +85,7 @@ def test_what_is_no_number_is_refused_and_counted(follower: str, bad: float, rea
     moves, state = driven(Hypergradient("one-step", follower), dirty, reading)
     assert 0.0 == float(moves[1].abs().max())
     torch.testing.assert_close(moves[[0, 2]], expected)
-    assert 3 == int(state["refused"])
+    assert 3 == int(state["tame"]["refused"])
 
 
 def test_what_explodes_is_clipped_and_counted(reading: Any) -> None:
@@ -95,14 +96,33 @@ def test_what_explodes_is_clipped_and_counted(reading: Any) -> None:
     moves, state = driven(Hypergradient("one-step", "adam"), wild, reading)
     expected, _ = driven(Hypergradient("one-step", "adam", clip=math.inf), tame, reading)
     torch.testing.assert_close(moves, expected)
-    assert 3 == int(state["clipped"])
+    assert 3 == int(state["tame"]["clipped"])
 
 
-def test_counts_are_in_the_metrics() -> None:
-    """`pilot.metrics()` shows what was clipped and refused."""
+@pytest.mark.parametrize("kind", ["follower", "policy"])
+def test_counts_are_in_the_metrics(kind: str) -> None:
+    """`pilot.metrics()` shows what was clipped and refused of a run whose validation loss was no number, and huge."""
+    torch.manual_seed(0)
     model = torch.nn.Linear(2, 1)
-    pilot = trimtab.attach(torch.optim.SGD(model.parameters(), lr=0.1), Hypergradient("one-step"))
-    assert 0.0 == pilot.metrics()["trimtab/clipped"] == pilot.metrics()["trimtab/refused"]
+    x, measured = torch.randn(8, 2), 0
+
+    def held_out() -> torch.Tensor:
+        nonlocal measured
+        measured += 1
+        return {6: math.nan, 8: 1e9}.get(measured, 1.0) * (model(x) - 1).square().mean()
+
+    estimator = OneStepValidation()
+    policy = Policy.for_panel(Panel.of(["lr"]))
+    controller = Hypergradient(estimator) if kind == "follower" else OnlineTeaching(policy, estimator, lr=1e-6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pilot = trimtab.attach(optimizer, controller, every=2, guard=False, validation_loss=held_out)
+    for _ in range(40):
+        loss = (model(x) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pilot.step(loss)
+    assert (1.0, 1.0) == (pilot.metrics()["trimtab/refused"], pilot.metrics()["trimtab/clipped"])
 
 
 def test_what_does_not_hold_is_refused(reading: Any) -> None:

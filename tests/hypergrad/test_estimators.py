@@ -55,7 +55,7 @@ def bowl(lr: float, decay: float) -> tuple[Step, Tensor, Tensor]:
     a, b, c = torch.tensor([[0.5, 1.0, 3.0], [1.0, 2.0, 3.0], [0.0, 1.0, -1.0]], dtype=F64)
     rest = b / (a + decay)
 
-    def gradient(weights: Tensor, batch: Any, values: Tensor) -> Curve:
+    def gradient(weights: Tensor, batch: Any, values: Tensor, noise: Any) -> Curve:
         leaf = weights.clone().requires_grad_()
         return Curve([leaf], [a * leaf - b])
 
@@ -86,6 +86,14 @@ def test_the_implicit_slope_tends_to_the_best_response_s() -> None:
     slowest = float(1 - eigen.min())
     assert pytest.approx(slowest**54, rel=0.05) == errors[4] / errors[3]
     assert errors[0] > 0.1 * abs(float(exact))
+
+
+@pytest.mark.parametrize("lookback", [1, 3, 9, 27])
+def test_at_rest_the_implicit_slope_is_the_unroll_s(lookback: int) -> None:
+    """Where the steps are all alike, a series of ``i`` terms is exact differentiation through ``i`` of them."""
+    step, _, _ = bowl(0.2, 0.1)
+    unrolled = sum(slopes([step] * lookback, step.held_out_grad(step.after)))
+    torch.testing.assert_close(read(Implicit(lookback), (step,)), unrolled, rtol=1e-12, atol=1e-12)
 
 
 def test_the_series_sign_is_the_implicit_function_theorem_s() -> None:
@@ -192,7 +200,7 @@ def test_theta_is_one_where_one_step_tells_all() -> None:
     layout = Layout({"w": torch.Size([2])}, [["w"]], joined=True)
     push = torch.tensor([[1.0, 2.0]], dtype=F64)
 
-    def gradient(weights: Tensor, batch: Any, values: Tensor) -> Curve:
+    def gradient(weights: Tensor, batch: Any, values: Tensor, noise: Any) -> Curve:
         leaf = weights.clone().requires_grad_()
         return Curve([leaf], [push + 0 * leaf])
 

@@ -313,8 +313,11 @@ def test_what_is_missing_is_named_with_the_line_to_add() -> None:
     [
         ("once", "cannot be differentiated twice"),
         ("elsewhere", "does not depend on the optimizer's parameters"),
-        ("number", "`validation_loss` must give one number as a tensor"),
-        ("detached", "What `validation_loss` gives cannot be differentiated"),
+        (
+            "number",
+            r"`validation_loss` \(or `validate`.*must give one number as a tensor, got float \(leave `.item\(\)`",
+        ),
+        ("detached", r"What `validation_loss` \(or .*\) gives cannot be differentiated"),
         ("batchless", r"call `pilot.step\(loss, batch=batch\)`"),
     ],
 )

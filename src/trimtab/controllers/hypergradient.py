@@ -16,12 +16,12 @@ from trimtab.controller import State
 from trimtab.errors import KnobError, SignalError
 from trimtab.hypergrad import Estimator, PerParameter, estimator_named
 from trimtab.hypergrad.followers import FOLLOWERS, Follower
+from trimtab.hypergrad.taming import CLIP, tamed, untamed
 from trimtab.knobs import EARLY_STEPS, Panel
 from trimtab.signals import Observation
 
 TINY = 1e-300
 ROUNDING = 1e-12  # of |gradient| |update|: a slope below it, such as beta1's of a first step, is rounding
-CLIP_MEMORY = 0.99  # of the mean square that slopes are measured against
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Hypergradient:
         follower: str | Follower = "adam",
         *,
         lookback: int | None = None,
-        clip: float = 10.0,
+        clip: float = CLIP,
         per_parameter: bool = False,
     ) -> None:
         if not clip >= 1:
@@ -173,8 +173,8 @@ class Hypergradient:
             sites: ``S``.
 
         Returns:
-            ``follower``, its own; ``square`` and ``count`` ``[B, S, K]``, of slopes so far; ``clipped`` and ``refused``
-            ``[B]``, how many; ``rate``, ``is_turned``, ``is_log`` and ``is_one_minus_log`` ``[B, K]``, of the knobs.
+            ``follower``, its own; ``tame``, of :func:`trimtab.hypergrad.taming.tamed`; ``rate``, ``is_turned``,
+            ``is_log`` and ``is_one_minus_log`` ``[B, K]``, of the knobs.
 
         Raises:
             KnobError: every parameter is to have its own learning rate, and the learning rate is no knob.
@@ -185,10 +185,9 @@ class Hypergradient:
             raise KnobError(
                 f"`per_parameter` keeps rates in the range of the knob 'lr', got knobs {panel.names}: add it."
             )
-        none = torch.zeros(members, dtype=torch.int64)
         return {
             "follower": self.follower.start(zero),
-            **{"square": zero, "count": zero.clone(), "clipped": none, "refused": none.clone()},
+            "tame": untamed(members, sites, len(panel)),
             "rate": torch.tensor([[knob.rate for knob in panel]] * members, dtype=torch.float64),
             "is_turned": torch.tensor([[not (self.per_parameter and knob.name == "lr") for knob in panel]] * members),
             "is_log": torch.tensor([[knob.scale == "log" for knob in panel]] * members),
@@ -214,28 +213,11 @@ class Hypergradient:
         natural = (seen.signals.grad_sq.sqrt() * seen.signals.update_sq.sqrt())[..., None]
         slope = by_place(seen, state) * unit
         slope = torch.where(slope.abs() <= ROUNDING * natural, 0.0, slope)
-        slope, state = self._tamed(slope, state)
+        slope, tame = tamed(slope, state["tame"], self.clip)
         change, follower = self.follower.change(slope, unit, natural, state["follower"])
         limit = state["rate"] * torch.where(seen.signals.step <= EARLY_STEPS, 2.0, 1.0)[:, None]
         move = (change * unit / limit[:, None]).clamp(-1, 1) * state["is_turned"][:, None]
-        return move, {**state, "follower": follower}
-
-    def _tamed(self, slope: Tensor, state: State) -> tuple[Tensor, State]:
-        """Cut what is too large to the largest that is allowed, and what is no number to 0."""
-        is_finite = (slope * slope).isfinite()
-        slope = torch.where(is_finite, slope, 0.0)
-        most = self.clip * (state["square"] / state["count"].clamp_min(1)).sqrt()
-        is_wild = (state["count"] > 0) & (slope.abs() > most)
-        slope = torch.where(is_wild, most * slope.sign(), slope)
-        tells = slope != 0
-        fade = torch.where(tells, CLIP_MEMORY, 1.0)
-        return slope, {
-            **state,
-            "square": fade * state["square"] + tells * slope**2,
-            "count": fade * state["count"] + tells,
-            "clipped": state["clipped"] + is_wild.flatten(1).sum(1),
-            "refused": state["refused"] + (~is_finite).flatten(1).sum(1),
-        }
+        return move, {**state, "follower": follower, "tame": tame}
 
 
 def by_place(seen: Observation, state: State) -> Tensor:

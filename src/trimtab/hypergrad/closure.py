@@ -54,6 +54,7 @@ def closed(
 def check_loss(loss: Any, what: str) -> None:
     """Refuse what is not one number with a graph; `what` gave it. Raises SignalError."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise SignalError(f"`{what}` must give one number as a tensor, got {type(loss).__name__}.")
+        hint = " (leave `.item()` and `float` out)" if isinstance(loss, float | int) else ""
+        raise SignalError(f"{what} must give one number as a tensor, got {type(loss).__name__}{hint}.")
     if not loss.requires_grad:
-        raise SignalError(f"What `{what}` gives cannot be differentiated: compute it with gradients enabled.")
+        raise SignalError(f"What {what} gives cannot be differentiated: compute it with gradients enabled.")

@@ -89,6 +89,8 @@ class HyperDistill:
         if not is_due:
             return new
         row = step.held_out_grad(step.after)
+        if self.refit and not memory["readings"].any():
+            step.curvature(row)  # a loss without a second derivative is told of now, not at the first fit
         new["readings"] = memory["readings"] + 1
         if self.refit and int(new["readings"].max()) % self.refit == 0:
             new["theta"], new["origin"] = self._fitted(step, memory["origin"], row, memory["theta"]), step.after.clone()
@@ -127,5 +129,7 @@ class HyperDistill:
 
 def _distilled(points: list[Tensor], gamma: float) -> Tensor:
     """Mean of points, oldest first, the newest weighted 1, the one before `gamma`, ...."""
-    weights = torch.tensor([gamma**age for age in reversed(range(len(points)))], dtype=points[0].dtype)
+    weights = torch.tensor(
+        [gamma**age for age in reversed(range(len(points)))], dtype=points[0].dtype, device=points[0].device
+    )
     return torch.einsum("s,s...->...", weights / weights.sum(), torch.stack(points))

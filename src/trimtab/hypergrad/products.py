@@ -19,7 +19,7 @@ class Curve(NamedTuple):
     """A training loss's gradient with its graph.
 
     Attributes:
-        leaves: the weights, one tensor a parameter, in the layout's order.
+        leaves: the weights, one tensor a parameter, in the layout's order; frozen ones need no gradient.
         grads: the gradient, likewise.
         knobs: the loss's own knobs, leaves ``[B]`` or ``[]``.
         by_knobs: the loss's derivatives by them, likewise.
@@ -45,9 +45,9 @@ class Curve(NamedTuple):
         Raises:
             SignalError: the loss does not depend on one of its knobs.
         """
-        inputs = [*leaves, *knobs.values()]
-        found = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
-        by_knobs = found[len(leaves) :]
+        trained = [leaf for leaf in leaves if leaf.requires_grad]
+        found = torch.autograd.grad(loss, [*trained, *knobs.values()], create_graph=True, allow_unused=True)
+        by_knobs = found[len(trained) :]
         for name, part in zip(knobs, by_knobs, strict=True):
             if part is None:
                 raise SignalError(
@@ -55,7 +55,8 @@ class Curve(NamedTuple):
                     "`value`, a tensor. What only decides masks, as a dropout's probability does, has none: use "
                     "`trimtab.relaxed_dropout`, or leave the knob out."
                 )
-        grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=False)]
+        of = {id(leaf): g for leaf, g in zip(trained, found, strict=False) if g is not None}
+        grads = [of.get(id(leaf), torch.zeros_like(leaf)) for leaf in leaves]
         return cls(leaves, grads, list(knobs.values()), by_knobs)
 
     def times(self, rows: Sequence[Tensor], by: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -145,7 +146,7 @@ def twice(grads: Sequence[Tensor], leaves: Sequence[Tensor], rows: Sequence[Tens
 
     Args:
         grads: with their graph.
-        leaves: by what.
+        leaves: by what; 0 by one that needs no gradient.
         rows: the vector, like `grads`.
 
     Returns:
@@ -155,8 +156,9 @@ def twice(grads: Sequence[Tensor], leaves: Sequence[Tensor], rows: Sequence[Tens
         SignalError: an operation of the loss has no second derivative.
         RuntimeError: what else torch refuses.
     """
+    trained = [leaf for leaf in leaves if leaf.requires_grad]
     try:
-        return torch.autograd.grad(grads, leaves, rows, retain_graph=True, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(grads, trained, rows, retain_graph=True, allow_unused=True, materialize_grads=True)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in ("derivative for", "differentiable twice", "double backward")):
             raise
@@ -165,3 +167,5 @@ def twice(grads: Sequence[Tensor], leaves: Sequence[Tensor], rows: Sequence[Tens
             "compute `loss_fn` under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)), or choose an estimator of one "
             "step, which needs no curvature."
         ) from error
+    at = iter(found)
+    return tuple(next(at) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves)

@@ -22,7 +22,10 @@ from torch.utils.hooks import RemovableHandle
 
 from trimtab.errors import KnobError, SignalError
 from trimtab.hypergrad.closure import MISSING, Closure, LossFn, check_loss, closed
+from trimtab.hypergrad.dice import Dice, Thrown
 from trimtab.hypergrad.estimator import Estimator, Form
+from trimtab.hypergrad.examine import check_twice, compare, foreign
+from trimtab.hypergrad.held_out import HeldOut
 from trimtab.hypergrad.per_parameter import PerParameter
 from trimtab.hypergrad.products import Curve
 from trimtab.hypergrad.step import Step
@@ -43,7 +46,7 @@ class Before:
         values: ``[1, G, K]``.
         fixed: each group's other hyperparameters.
         grad: ``[1, n]``.
-        rng: the generators' states when the model was last called; None where unknown.
+        noise: what the model's calls since the step before drew from.
         factors: ``[1, n]`` that the step's update is to be multiplied by; None: nothing.
     """
 
@@ -52,7 +55,7 @@ class Before:
     values: Tensor
     fixed: tuple[dict[str, float], ...]
     grad: Tensor
-    rng: Any
+    noise: Thrown
     factors: Tensor | None = None
 
 
@@ -89,24 +92,24 @@ class Recorder:
         self._optimizer, self._panel, self.estimator = optimizer, panel, estimator
         self.rule, self._loss_knobs = rule_of(optimizer), loss_knobs(panel)
         _check(self.rule.name, self.rule.defaults, panel)
-        self._loss_fn, self._validation_loss = loss_fn, validation_loss
         wanted = {"loss_fn": loss_fn, "val_hypergrad": validation_loss}
         for need, given in wanted.items():
             if need in estimator.needs and given is None:
                 raise SignalError(MISSING[need].format(name=estimator.name))
         self._closure: Closure | None = None
         self._names: list[str] = []
-        self._held_out_closure: Closure | None = None
         if "loss_fn" in estimator.needs or self._loss_knobs:
             self._closure, self._names = closed(optimizer, model, loss_fn)
-            if model is not None and validation_loss is not None:
-                self._held_out_closure = Closure(model, validation_loss)
-        self._rng: Any = None
+        self.layout = self._laid_out()
+        self._held_out = None if validation_loss is None else self._held_out_of(model, validation_loss)
+        self._held: Before | None = None
+        self._dice = Dice()
+        self._is_compared, self._is_checked = False, False
+        self._foreign: tuple[str, ...] = ()
         self._hooks: list[RemovableHandle] = []
         if self._closure is not None and model is not None:
-            self._hooks.append(model.register_forward_pre_hook(_uncompiled(self._remember)))
-        self.layout = self._laid_out()
-        self._held: Before | None = None
+            self._hooks.append(model.register_forward_pre_hook(_uncompiled(self._dice.called)))
+            self._hooks.append(optimizer.register_step_post_hook(_uncompiled(self._dice.begin)))
         if acts and isinstance(estimator, PerParameter):
             self._hooks.append(optimizer.register_step_post_hook(_uncompiled(self._multiply)))
 
@@ -135,7 +138,7 @@ class Recorder:
             torch.tensor([values], dtype=torch.float64, device=device),
             fixed,
             self.row(grads),
-            self._rng,
+            self._dice.thrown,
             factors,
         )
         self._held = None if factors is None else before
@@ -158,7 +161,8 @@ class Recorder:
             others = [{name: values.new_tensor(v) for name, v in rest.items()} for rest in fixed]
             return [{**turned, **rest} for turned, rest in zip(varied, others, strict=True)]
 
-        return Step(
+        held = self._held_out
+        step = Step(
             self.rule,
             self.layout,
             before.weights,
@@ -168,14 +172,20 @@ class Recorder:
             spread,
             before.grad,
             self.row(self._params()),
-            gradient=None if self._closure is None else lambda w, seen, used: self._curve(w, seen, used, before.rng),
-            held_out=None if self._validation_loss is None else self._held_out,
-            held_out_loss=None if self._held_out_closure is None else self._held_out_loss,
+            gradient=None if self._closure is None else self._curve,
+            held_out=None if held is None else held.grad,
+            held_out_loss=None if held is None else held.meter(),
             batch=batch,
             examples_axis=0,
             factors=before.factors,
             of_loss=tuple(knob.name for knob in self._loss_knobs),
+            noise=before.noise,
+            check=self._check_twice,
         )
+        if self._closure is not None and not self._is_compared:
+            compare(step)
+            self._is_compared = True
+        return step
 
     def release(self) -> None:
         """Take the hooks off the model and the optimizer, and let go of the last step."""
@@ -227,57 +237,44 @@ class Recorder:
             )
         return tuple(parts)
 
-    def _remember(self, model: nn.Module, args: Any) -> None:
-        """Keep the generators' states as the model is called, so that dropout can draw the same mask again."""
-        if model.training and torch.is_grad_enabled():
-            cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-            self._rng = (torch.get_rng_state(), cuda)
+    def _held_out_of(self, model: nn.Module | None, loss: Callable[[], Tensor]) -> HeldOut:
+        closure = Closure(model, loss) if self._closure is not None and model is not None else None
+        return HeldOut(loss, self._params, self.layout, self._loss_knobs, closure, self._names)
 
-    def _curve(self, weights: Tensor, batch: Any, values: Tensor, rng: Any) -> Curve:
+    def _check_twice(self, step: Step) -> None:
+        """Check the first curvature that is asked for, where the loss has functions that torch did not write."""
+        if not self._is_checked:
+            self._is_checked = True
+            step.curve_grad()  # finds them
+            check_twice(step, self._foreign)
+
+    def _curve(self, weights: Tensor, batch: Any, values: Tensor, noise: Thrown) -> Curve:
         """Differentiate the training loss at `weights`; the model's own weights, buffers and mode stay."""
         own = {
             knob.name: values[0, 0, self._panel.index(knob)].to(knob.value.dtype).requires_grad_()
             for knob in self._loss_knobs
         }
         leaves = [
-            piece.reshape(shape).clone().requires_grad_()
-            for piece, shape in zip(self.layout.pieces(weights), self.layout.shapes, strict=True)
+            piece.reshape(p.shape).clone().requires_grad_() if p.requires_grad else p.detach()
+            for piece, p in zip(self.layout.pieces(weights), self._params(), strict=True)
         ]
-        assert self._closure is not None
-        buffers = {name: b.clone() for name, b in self._closure.named_buffers()}
+        closure = self._closure
+        assert closure is not None
         given: Mapping[str, Tensor] = dict(zip(self._names, leaves, strict=True))
-        with torch.random.fork_rng(), torch.enable_grad(), ExitStack() as stack:
+
+        def loss() -> Tensor:
+            buffers = {name: b.clone() for name, b in closure.named_buffers()}
+            found: Tensor = functional_call(closure, {**given, **buffers}, () if batch is None else (batch,))
+            return found
+
+        with torch.enable_grad(), ExitStack() as stack:
             for knob in self._loss_knobs:
                 stack.enter_context(knob.set_to(own[knob.name]))
-            if rng is not None:
-                torch.set_rng_state(rng[0])
-                for number, state in enumerate(rng[1]):
-                    torch.cuda.set_rng_state(state, number)
-            loss = functional_call(self._closure, {**given, **buffers}, () if batch is None else (batch,))
-        check_loss(loss, "loss_fn")
-        return Curve.of(loss, leaves, own)
-
-    def _held_out(self, weights: Tensor) -> Tensor:
-        """Differentiate the held-out loss at the model's present weights, which are the step's new ones."""
-        assert self._validation_loss is not None
-        with torch.enable_grad():
-            loss = self._validation_loss()
-        check_loss(loss, "validation_loss")
-        params = self._params()
-        found = torch.autograd.grad(loss, params, allow_unused=True)
-        if all(part is None for part in found):
-            raise SignalError(
-                "The validation loss does not depend on the optimizer's parameters: compute it with them."
-            )
-        return self.row([torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)])
-
-    def _held_out_loss(self, weights: Tensor) -> Tensor:
-        """Give the held-out loss at other weights, ``[1]``."""
-        assert self._held_out_closure is not None
-        pieces = zip(self._names, self.layout.pieces(weights), self.layout.shapes, strict=True)
-        with torch.no_grad():
-            loss = functional_call(self._held_out_closure, {name: p.reshape(shape) for name, p, shape in pieces}, ())
-        return torch.as_tensor(loss).reshape(1)
+            found = self._dice.replay(loss, noise)
+        check_loss(found, "`loss_fn`")
+        if not self._is_checked:
+            self._foreign = foreign(found)
+        return Curve.of(found, leaves, own)
 
 
 def _uncompiled(hook: Callable[..., None]) -> Callable[..., None]:

@@ -100,7 +100,7 @@ class Simulated:
             lambda v: self._layout.values(v, self._panel.names),
             grad.detach(),
             after.weights.detach(),
-            gradient=lambda weights, seen, used: self._curve(
+            gradient=lambda weights, seen, used, _: self._curve(
                 weights, before.buffers, batch if seen is None else seen, used
             ),
             held_out=lambda weights: self._held_out(weights, after.buffers, number),

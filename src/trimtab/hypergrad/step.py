@@ -29,8 +29,9 @@ from trimtab.rules import Rule, Slots, Values, load_forward_mode, tangents
 NO_HELD_OUT = "This hypergradient is of the validation loss: give `validation_loss=`."
 
 
-Gradient = Callable[[Tensor, Any, Tensor], Curve]
-"""Differentiates the training loss at weights ``[B, n]``, on a batch (None: the last), with values ``[B, S, K]``."""
+Gradient = Callable[[Tensor, Any, Tensor, Any], Curve]
+"""Differentiates the training loss at weights ``[B, n]``, on a batch (None: the last), with values ``[B, S, K]`` and
+the step's noise."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Step:
         examples_axis: of the batch's tensors: 1 behind members, 0 live.
         factors: ``[B, n]`` that the update of each parameter is multiplied by; None: 1.
         of_loss: the knobs that the loss has and the update has not; in the first site.
+        noise: what `gradient` draws random numbers from; None: it draws none, or they are in the batch.
+        check: is shown the step before the curvature is used, and raises SignalError where it is not to be trusted.
     """
 
     rule: Rule
@@ -74,6 +77,8 @@ class Step:
     examples_axis: int = 1
     factors: Tensor | None = None
     of_loss: tuple[str, ...] = ()
+    noise: Any = None
+    check: Callable[[Step], None] | None = None
 
     def at(self, weights: Tensor, batch: Any = None) -> Step:
         """Give the same step from other weights ``[B, n]``, on another batch if one is given; slots and values stay."""
@@ -134,6 +139,10 @@ class Step:
             raise SignalError(NO_HELD_OUT)
         return self.held_out_loss(weights.detach())
 
+    def curve_grad(self) -> Tensor:
+        """Give the gradient of the training loss, computed again, ``[B, n]``; raises as :meth:`curvature` does."""
+        return self._curve.row(len(self.weights))
+
     def curvature(self, vectors: Tensor) -> Tensor:
         """Give the Hessian of the training loss times vectors.
 
@@ -146,6 +155,8 @@ class Step:
         Raises:
             SignalError: the loss cannot be computed again, or not be differentiated twice.
         """
+        if self.check is not None:
+            self.check(self)
         curve = self._curve
         found = curve.times(self.layout.pieces(vectors), curve.leaves)
         return torch.cat([part.reshape(len(vectors), -1) for part in found], 1).to(vectors)
@@ -261,7 +272,7 @@ class Step:
         if self.gradient is None:
             raise SignalError("This hypergradient needs the curvature of the training loss: give `loss_fn=`.")
         with torch.enable_grad():
-            return self.gradient(weights.detach(), batch, values)
+            return self.gradient(weights.detach(), batch, values, self.noise)
 
     def _by_loss_knobs(self, by_grad: Tensor) -> Tensor:
         """``[B, S, K]``: a row before the gradient, times the gradient's derivative by the loss's knobs."""

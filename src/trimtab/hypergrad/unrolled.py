@@ -18,7 +18,7 @@ from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
 from trimtab.rules import Slots
 
-KEPT = ("weights", "slots", "values", "grad", "after", "batch", "factors")
+KEPT = ("weights", "slots", "values", "grad", "after", "batch", "factors", "noise")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trimtab.errors import KnobError
+from trimtab.errors import KnobError, SignalError
 from trimtab.hypergrad.estimator import Form, Memory, blank, told, told_rates
 from trimtab.hypergrad.step import Step
 from trimtab.layout import Layout
@@ -76,7 +76,10 @@ class ZerothOrder:
                 weights, slots = start.at(weights).applied(values, slots)
             return step.held_out_loss_at(weights)
 
-        new = {"slope": slope_of(end, step.values, self.pairs, self.mu, rng), "count": memory["count"] + 1}
+        slope = slope_of(end, step.values, self.pairs, self.mu, rng)
+        if count == 0 and not slope.any():
+            _check_depends(step)
+        new = {"slope": slope, "count": memory["count"] + 1}
         factors = step.factors
         if factors is not None:
             new["rates"] = slope_by_factors(
@@ -91,6 +94,13 @@ class ZerothOrder:
     def rates(self, memory: Memory, grad: Tensor) -> Tensor:
         """Give each parameter's slope; see :class:`trimtab.hypergrad.estimator.Fine`."""
         return told_rates(memory, grad)
+
+
+def _check_depends(step: Step) -> None:
+    """Refuse a held-out loss that is the same wherever the weights are."""
+    here, zero, across = (step.held_out_loss_at(sign * step.after) for sign in (1, 0, -1))
+    if bool((here == zero).all() and (here == across).all()):
+        raise SignalError("The validation loss does not depend on the optimizer's parameters: compute it with them.")
 
 
 def slope_of(loss: Callable[[Tensor], Tensor], values: Tensor, pairs: int, mu: float, rng: torch.Generator) -> Tensor:

@@ -21,6 +21,7 @@ from trimtab.controllers.policy import Policy
 from trimtab.copies import select
 from trimtab.errors import KnobError, SignalError
 from trimtab.hypergrad import Estimator, OneStep
+from trimtab.hypergrad.taming import CLIP, tamed, untamed
 from trimtab.knobs import EARLY_STEPS, Panel
 from trimtab.signals import Observation
 
@@ -57,6 +58,7 @@ class OnlineTeaching:
         update_every: decisions to a step.
         anchor: pull towards the policy's own weights, as a share of the distance per `lr`.
         momentum: what the mean of slopes keeps at each step.
+        clip: how many root mean squares of those before it a slope may be; a larger one is cut, and counted.
 
     Raises:
         KnobError: an argument is outside its range.
@@ -78,7 +80,10 @@ class OnlineTeaching:
         update_every: int = 1,
         anchor: float = 0.0,
         momentum: float = 0.9,
+        clip: float = CLIP,
     ) -> None:
+        if not clip >= 1:
+            raise KnobError(f"`clip` must be at least 1, got {clip}.")
         if not (0 <= lr < math.inf and 0 <= anchor < math.inf and 0 <= momentum < 1):
             raise KnobError(
                 f"Online teaching needs finite `lr >= 0` and `anchor >= 0`, and `momentum` in [0, 1), got lr={lr}, "
@@ -87,14 +92,14 @@ class OnlineTeaching:
         if isinstance(update_every, bool) or not isinstance(update_every, int) or update_every < 1:
             raise KnobError(f"`update_every` must be a whole number of decisions of at least 1, got {update_every!r}.")
         self.policy, self.estimator = policy, estimator or OneStep()
-        self.lr, self.update_every, self.anchor, self.momentum = lr, update_every, anchor, momentum
+        self.lr, self.update_every, self.anchor, self.momentum, self.clip = lr, update_every, anchor, momentum, clip
         self.needs = policy.needs | self.estimator.needs
 
     def __repr__(self) -> str:
         """Say all settings."""
         return (
             f"OnlineTeaching({self.estimator.name}, lr={self.lr}, update_every={self.update_every}, "
-            f"anchor={self.anchor}, momentum={self.momentum})"
+            f"anchor={self.anchor}, momentum={self.momentum}, clip={self.clip})"
         )
 
     def prior(self, panel: Panel, horizon: int | None) -> Tensor | None:
@@ -112,7 +117,8 @@ class OnlineTeaching:
         Returns:
             ``weights``, ``slope`` (their summed slope) and ``mean``, each by name with leading ``B``; ``count``
             decisions since the last step of the weights and ``updates`` ``[B]`` int64; ``mind``, the policy's own;
-            ``last`` and ``before``, the last two decisions; ``panel``, what is needed of the knobs, ``[B, K]``.
+            ``last`` and ``before``, the last two decisions; ``tame``, of
+            :func:`trimtab.hypergrad.taming.tamed`; ``panel``, what is needed of the knobs, ``[B, K]``.
         """
         own = _own(self.policy)
         mind = self.policy.start(panel, members, sites)
@@ -131,6 +137,7 @@ class OnlineTeaching:
         return {
             **{"weights": weights, "slope": blank, "mean": blank, "count": zero, "updates": zero, "mind": mind},
             **{"last": decision, "before": decision},
+            "tame": untamed(members, sites, len(panel)),
             "panel": {name: fact.expand(members, -1).clone() for name, fact in facts.items()},
         }
 
@@ -171,7 +178,8 @@ class OnlineTeaching:
         decision: Memory = select(held, last, before)
         slope = slope.to(torch.float64)
         good = slope.isfinite().flatten(1).all(1) & obeyed.flatten(1).any(1)
-        towards = slope * _stretch(seen, decision["aim"], state["panel"])
+        stretch = _stretch(seen, decision["aim"], state["panel"]).nan_to_num(0.0)  # nothing was aimed at yet
+        towards, tame = tamed(slope * stretch, state["tame"], self.clip)
         early = torch.where(decision["step"] <= EARLY_STEPS, 2.0, 1.0).to(towards)[:, None, None]
         is_free = obeyed & (decision["aim"] > 0) & (decision["aim"] < 1)
         pull = torch.where(is_free & good[:, None, None], towards * early * state["panel"]["rate"][:, None], 0.0)
@@ -179,7 +187,7 @@ class OnlineTeaching:
         size = sum((grad * grad).flatten(1).sum(1) for grad in found.values())
         good = good & torch.as_tensor(size).isfinite()
         total = {name: _where(good, state["slope"][name] + grad, state["slope"][name]) for name, grad in found.items()}
-        return {**state, "slope": total, "count": state["count"] + good}
+        return {**state, "slope": total, "count": state["count"] + good, "tame": tame}
 
     def _by_weights(self, seen: Observation, decision: Memory, pull: Tensor, weights: Weights) -> Weights:
         """Give ``pull * d move / d weights`` of an earlier decision, for each member its own."""
