@@ -28,7 +28,6 @@ from trimtab.rules import Rule, Slots, Values, load_forward_mode, tangents
 
 NO_HELD_OUT = "This hypergradient is of the validation loss: give `validation_loss=`."
 
-
 Gradient = Callable[[Tensor, Any, Tensor, Any], Curve]
 """Differentiates the training loss at weights ``[B, n]``, on a batch (None: the last), with values ``[B, S, K]`` and
 the step's noise."""
@@ -118,17 +117,7 @@ class Step:
         return batch if old is None else mixed(batch, old, kept, draw, axis=self.examples_axis)
 
     def held_out_grad(self, weights: Tensor) -> Tensor:
-        """Give the gradient of the held-out loss.
-
-        Args:
-            weights: ``[B, n]`` where.
-
-        Returns:
-            ``[B, n]``.
-
-        Raises:
-            SignalError: there are no held-out examples.
-        """
+        """Give the held-out loss's gradient ``[B, n]`` at `weights` ``[B, n]``; SignalError: no held-out examples."""
         if self.held_out is None:
             raise SignalError(NO_HELD_OUT)
         return self.held_out(weights.detach())
