@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ import trimtab
 from trimtab.controllers import Hypergradient
 from trimtab.errors import KnobError, SignalError, TaskError
 from trimtab.hypergrad import ESTIMATORS, Implicit, estimator_of
+from trimtab.hypergrad.followers import FOLLOWERS
+from trimtab.linkage import write_field
 from trimtab.plant import Plant
 from trimtab.rollout import rollout
-from trimtab.rules import SGD, AdamW, RMSprop, Rule
+from trimtab.rules import SGD, Adam, AdamW, RMSprop, Rule
 from trimtab.stream import Stream
 from trimtab.task import Batch, Reference, Split
 from trimtab.tasks.seeded import build_seeded
@@ -73,6 +76,8 @@ def _in_double() -> Iterator[None]:
 
 RULES: dict[str, tuple[Rule, dict[str, float]]] = {
     "sgd": (SGD(momentum=0.8, weight_decay=1e-3), {"lr": 0.05, "momentum": 0.8, "weight_decay": 1e-3}),
+    "nesterov": (SGD(momentum=0.8, nesterov=True), {"lr": 0.05, "momentum": 0.8}),
+    "adam": (Adam(eps=1e-4, weight_decay=1e-2), {"lr": 0.01, "beta2": 0.9, "weight_decay": 1e-2}),
     "adamw": (AdamW(eps=1e-4), {"lr": 0.01, "beta1": 0.8, "weight_decay": 1e-2}),
     "rmsprop": (RMSprop(eps=1e-4), {"lr": 0.01}),
 }
@@ -85,10 +90,7 @@ def live(controller: Any, rule: Rule, knobs: dict[str, float], task: Bumps, *, b
     optimizer = rule.optimizer(groups)
     for group in optimizer.param_groups:
         for name, value in knobs.items():
-            if name == "beta1":
-                group["betas"] = (value, group["betas"][1])
-            else:
-                group[name] = value
+            write_field(group, name, value)
     x, y = (part[:10] for part in task.data("val"))
 
     def held_out() -> Tensor:
@@ -120,12 +122,21 @@ def live(controller: Any, rule: Rule, knobs: dict[str, float], task: Bumps, *, b
     return model, pilot
 
 
-@pytest.mark.parametrize("name", [*ESTIMATORS, *(f"{name}/parameter" for name in ESTIMATORS if name != "forward")])
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("by", ["run", "layer"])
-def test_live_is_simulated(name: str, rule: str, by: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "follower", "rule", "by"),
+    [
+        *product(
+            [*ESTIMATORS, *(f"{name}/parameter" for name in ESTIMATORS if name != "forward")],
+            ["adam"],
+            ["sgd", "adamw", "rmsprop"],
+            ["run", "layer"],
+        ),
+        *product(["implicit"], FOLLOWERS, ["nesterov", "adam"], ["run"]),
+    ],
+)
+def test_live_is_simulated(name: str, follower: str, rule: str, by: str) -> None:
     """Every estimator turns every knob of a live run as it does the plant's, weights and all; each parameter's too."""
-    controller, task = Hypergradient(name.partition("/")[0], per_parameter="/" in name), Bumps()
+    controller, task = Hypergradient(name.partition("/")[0], follower, per_parameter="/" in name), Bumps()
     twin, knobs = RULES[rule]
     model, pilot = live(controller, twin, knobs, task, by=by)
     sites = trimtab.sites_of(task.build(0), by)

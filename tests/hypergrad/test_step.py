@@ -23,10 +23,13 @@ RULES: dict[str, tuple[Rule, dict[str, float]]] = {
     "fixed momentum": (SGD(momentum=0.8), {"lr": 0.05}),
     "momentum": (SGD(momentum=0.8), MOMENTUM),
     "nesterov": (SGD(momentum=0.8, nesterov=True), MOMENTUM),
+    "dampened": (SGD(momentum=0.8, dampening=0.3), {"lr": 0.05, "momentum": 0.8, "dampening": 0.3}),
     "adam": (Adam(eps=1e-3), BETAS),
+    "amsgrad": (Adam(eps=1e-3, amsgrad=True), {"lr": 0.02, "beta2": 0.9, "eps": 1e-3}),
     "adamw": (AdamW(eps=1e-3), BETAS),
     "nadam": (NAdam(eps=1e-3), {"lr": 0.02, "beta1": 0.8}),
     "rmsprop": (RMSprop(eps=1e-3, alpha=0.9, momentum=0.5), {"lr": 0.01, "momentum": 0.5, "alpha": 0.9}),
+    "centered": (RMSprop(eps=1e-3, alpha=0.9, centered=True), {"lr": 0.01, "eps": 1e-3, "weight_decay": 1e-2}),
 }
 every_rule = pytest.mark.parametrize("kind", RULES)
 Ride = Callable[..., Any]

@@ -72,7 +72,8 @@ def estimator_named(name: str, lookback: int | None = None) -> Estimator:
         3
     """
     if name not in ESTIMATORS:
-        raise KnobError(f"No estimator is named {name!r}: there are {', '.join(ESTIMATORS)}.")
+        hint = " Whole runs are differentiated by `trimtab.hypergrad.reversed`." if name == "reversed" else ""
+        raise KnobError(f"No estimator is named {name!r}: there are {', '.join(ESTIMATORS)}.{hint}")
     if lookback is None:
         return ESTIMATORS[name]()
     if name not in LOOK_BACK:
