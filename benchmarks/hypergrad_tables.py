@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
+HYPER = "hyperparameters"
 Row = dict[str, Any]
 
 
@@ -31,6 +32,30 @@ def cost(sweep: str) -> str:
     lines = [f"| `{n}` | " + " | ".join(cells.get((n, place), "–") for place in places) + " |" for n in names]
     what = {"parameters": "parameters", "hyperparameters": "knobs × sites", "rates": "rates of their own"}[sweep]
     return headed(["", *(f"{place:,} {what}" for place in places)], lines)
+
+
+CARRIED = {  # copies of the weights from step to step, for K knobs at h knobs x sites, SGD with momentum, look-back 5
+    "one-step": lambda knobs, h: knobs,
+    "forward": lambda knobs, h: 2 * h,  # a column of weights and one of slots
+    "distilled": lambda knobs, h: 2,
+    "unroll": lambda knobs, h: 5 * 4,  # weights, slots, gradient and new weights of each step
+}
+
+
+def memory(sweep: str) -> str:
+    """What an estimator needs at its peak beyond plain training, beside what it carries from step to step."""
+    by = "parameters" if sweep == "parameters" else "hyperparameters"
+    found = latest("hypergrad", ("sweep", "estimator", "parameters", "hyperparameters"))
+    rows = [r for r in found if r["sweep"] == sweep]
+    cells = {}
+    for row in rows:
+        copies = CARRIED.get(row["estimator"], lambda knobs, h: 0)(3 if row["hyperparameters"] > 1 else 1, row[HYPER])
+        cells[row["estimator"], row[by]] = f"{row['extra_mib']:.0f} ({copies * 4 * row['parameters'] / 2**20:.0f})"
+    places = sorted({r[by] for r in rows})
+    names = list(dict.fromkeys(r["estimator"] for r in rows))
+    lines = [f"| `{n}` | " + " | ".join(cells.get((n, place), "–") for place in places) + " |" for n in names]
+    what = {"parameters": "parameters", "hyperparameters": "knobs × sites"}[sweep]
+    return headed(["MiB", *(f"{place:,} {what}" for place in places)], lines)
 
 
 def live() -> str:
@@ -62,6 +87,8 @@ TABLES = {
     "parameters": lambda: cost("parameters"),
     "hyperparameters": lambda: cost("hyperparameters"),
     "rates": lambda: cost("rates"),
+    "memory by parameters": lambda: memory("parameters"),
+    "memory by hyperparameters": lambda: memory("hyperparameters"),
     "live": live,
 }
 
