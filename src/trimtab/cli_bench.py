@@ -51,7 +51,9 @@ def any_lr(
 @bench.command("one-pass")
 def one_pass(
     context: typer.Context,
-    table: Annotated[str, typer.Option(help="energy, kin8nm, power, fashion, ptb or cifar.")] = "energy",
+    table: Annotated[
+        str, typer.Option(help="energy, energy-authors (their split), kin8nm, power, fashion, ptb or cifar.")
+    ] = "energy",
     method: Annotated[
         list[str] | None, typer.Option(help="One of the methods, by its name; repeat it. By default all.")
     ] = None,
