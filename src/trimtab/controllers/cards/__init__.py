@@ -15,7 +15,7 @@ from trimtab.controllers.spec import roles
 from trimtab.errors import TaskError
 
 FOLDER = Path(__file__).parent
-DEFAULT = "trimtab-v2"
+DEFAULT = "trimtab-v3"
 
 
 @cache
