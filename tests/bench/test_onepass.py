@@ -249,6 +249,15 @@ def test_held_out_examples_are_drawn_anew() -> None:
     assert not torch.equal(ends[0], voyage.advance(passage, 30)[1].values[-1])
 
 
+@needs_data
+def test_a_method_may_ask_for_fewer_examples_to_validate() -> None:
+    """Others for each hypergradient, where the table itself shows all."""
+    plant = plant_of(problem_named("energy"), method_named("WD+LR+M, T=5 i=5, 64 examples, 16 to validate"))
+    one, other = plant._held_out_data(1), plant._held_out_data(2)
+    assert 16 == len(one[0]) == len(other[0])
+    assert not torch.equal(one[0], other[0])
+
+
 def test_gradients_are_cut_as_torch_cuts_them() -> None:
     """Ten steps on steep and flat slopes are those of ``clip_grad_norm_`` and ``torch.optim.SGD`` (1e-12)."""
     rng = torch.Generator().manual_seed(0)

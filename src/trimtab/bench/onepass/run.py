@@ -119,7 +119,8 @@ def plant_of(problem: Problem, method: Method, *, is_fast: bool = False) -> Plan
         The plant.
     """
     task, estimator = problem.make(not method.needs_val), estimator_of(method.make(0))
-    held_out = _drawing(task, problem.fresh) if problem.fresh else task.data("val")
+    fresh = method.fresh or problem.fresh
+    held_out = _drawing(task, fresh) if fresh else task.data("val")
     return Plant(
         task, problem.rule, method.panel, every=method.every, estimator=estimator, held_out=held_out, fast=is_fast
     )

@@ -21,7 +21,7 @@ from trimtab.controller import Controller
 from trimtab.controllers import Constant, Hypergradient
 from trimtab.errors import TaskError
 from trimtab.hypergrad import Estimator, Implicit, OneStepValidation, Unroll
-from trimtab.hypergrad.followers import Adam
+from trimtab.hypergrad.followers import Adam, Follower, Sign
 from trimtab.knobs import Knob, Panel
 
 LOW, SPAN = (-6.0, 0.0, -7.0), (5.0, 1.0, 5.0)  # of log10 lr, momentum, log10 weight decay: where runs begin
@@ -30,6 +30,7 @@ KNOBS = (
     Knob("momentum", 0.0, 0.999999, "one_minus_log"),
     Knob("weight_decay", 1e-12, 1e3),
 )
+LIKE = Adam(0.05)  # the source's
 WIDE, WHOLE = math.inf, 25.0  # no clipping; more e-folds than the rate's whole range has
 
 
@@ -44,6 +45,7 @@ class Method:
         every: steps between its decisions.
         needs_val: whether the validation examples are kept from the training.
         rate: the largest change of a knob that is turned, per decision; None: the knob's own.
+        fresh: validation examples drawn anew for each hypergradient; None: as many as the table says.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Method:
     every: int = 10
     needs_val: bool = True
     rate: float | None = None
+    fresh: int | None = None
 
     @property
     def panel(self) -> Panel:
@@ -66,8 +69,8 @@ def _constant(first: int) -> Controller:
     return Constant()
 
 
-def _followed(estimator: Estimator, lr: float = 0.05, *, is_fine: bool = False) -> Callable[[int], Controller]:
-    return lambda first: Hypergradient(estimator, Adam(lr), clip=WIDE, per_parameter=is_fine)
+def _followed(estimator: Estimator, follower: Follower = LIKE, *, is_fine: bool = False) -> Callable[[int], Controller]:
+    return lambda first: Hypergradient(estimator, follower, clip=WIDE, per_parameter=is_fine)
 
 
 def _implicit(lookback: int, examples: int | None = None) -> Callable[[int], Controller]:
@@ -86,12 +89,15 @@ METHODS = (
     Method("WD+LR+M, T=5 i=5", _implicit(5), every=5),
     Method("WD+LR+M, T=5 i=1", _implicit(1), every=5),
     Method("WD+LR+M, T=5 i=5, 64 examples", _implicit(5, 64), every=5),
+    Method("WD+LR+M, T=5 i=5, 64 examples, 16 to validate", _implicit(5, 64), every=5, fresh=16),
+    Method("WD+LR+M, T=5 i=5, 64 examples, Adam 0.1", _followed(Implicit(5, 64), Adam(0.1)), every=5),
+    Method("WD+LR+M, T=5 i=5, 64 examples, sign", _followed(Implicit(5, 64), Sign(0.05)), every=5),
     Method("WD+LR+M, T=3 i=5, 64 examples", _implicit(5, 64), every=3),
     Method("WD+LR+M, T=10 i=5, 64 examples", _implicit(5, 64)),
     Method("WD+LR+M, T=5 i=5, 16 examples", _implicit(5, 16), every=5),
     Method("WD+HDLR+M, T=10 i=5", _followed(Implicit(5), is_fine=True)),
     Method("WD+HDLR+M, T=5 i=5, 64 examples", _followed(Implicit(5, 64), is_fine=True), every=5),
-    Method("one-step validation, T=1", _followed(OneStepValidation(), 0.005), every=1),
+    Method("one-step validation, T=1", _followed(OneStepValidation(), Adam(0.005)), every=1),
     Method("through 5 steps, T=10", _followed(Unroll(5))),
 )
 """Those of the paper's Table 1 that are here, and the quality–cost frontier around its method. T: steps between
