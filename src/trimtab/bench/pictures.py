@@ -11,6 +11,7 @@ from trimtab.bench.race import Result
 from trimtab.bench.rows import Row
 from trimtab.bench.score import chosen_lr
 from trimtab.charts import PALETTE, Line, Mark, Panel, chart, grid, shades
+from trimtab.controllers.cards import DEFAULT, shipped
 from trimtab.errors import TraceError
 from trimtab.tasks import task_named
 from trimtab.trace import read_trace
@@ -28,6 +29,8 @@ STYLES: dict[str, dict[str, Any]] = {  # open loop dashed, feedback solid, witho
     "policy": {"color": "#332288", "dash": "-", "marker": "^", "width": 2.2},
     "random": {"color": "#999933", "dash": "-.", "marker": "x"},
 }
+
+OURS = ("#AA4499", "#882255", "#117733", "#44AA99", "#999933")  # the default card's colour, and the other cards'
 
 
 class Event(NamedTuple):
@@ -56,6 +59,11 @@ def style(contender: str) -> dict[str, Any]:
         return STYLES[contender]
     if contender.startswith("plain-"):
         return {**style(contender.removeprefix("plain-")), "color": "#24292f", "dash": ":", "marker": "x"}
+    if contender in shipped():
+        color = OURS[0] if contender == DEFAULT else OURS[1 + shipped().index(contender) % (len(OURS) - 1)]
+        return {"color": color, "dash": "-", "marker": "*", "width": 2.4}
+    if "+" in contender:
+        return {**style(contender.partition("+")[0]), "dash": ":"}
     base = STYLES.get(contender.partition("@")[0])
     at = sum(map(ord, contender)) % len(PALETTE)
     return {**base, "dash": "-."} if base else {"color": PALETTE[at], "dash": "-", "marker": "P"}

@@ -21,7 +21,6 @@ from trimtab.charts import PALETTE, Line, Panel, grid
 from trimtab.controllers.cards import shipped
 
 LOWEST, TALLEST = 0.4, 30.0  # regrets beyond are drawn at the edge
-OURS = ("#AA4499", "#999933", "#332288")  # the shipped cards' colours
 HEADS = (
     ("contender", "who; +val: the controller sees half of the validation split; +replay: the open-loop replay of its "
      "own mean course; +paths: of its mean course from each learning rate"),
@@ -140,24 +139,23 @@ def schedules(rows: Sequence[Row]) -> str:
     """Draw the learning rates that the shipped card used, a panel a task; "" where it took no part."""
     from trimtab.charts import shades
 
-    drawn = []
+    drawn, cards = [], [name for name in shipped() if any(row["contender"] == name for row in rows)]
     for task, name, mine in heats_of(rows):
-        if name not in shipped():
+        if name not in cards:
             continue
         lines = [
             Line(list(range(0, 101, 5)), row["schedule"], f"from {row['lr']:.0e}", color=color, marker="")
             for row, color in zip(mine, shades(len(mine)), strict=True)
         ]
-        where = f"{name.removeprefix('trimtab-')}, {task}"
+        where = task if len(cards) == 1 else f"{name.removeprefix('trimtab-')}, {task}"
         drawn.append(Panel(where, "% of the run", "learning rate", lines, is_log_y=True, y_range=(1e-6, 10.0)))
-    return grid(drawn, columns=len(shipped()), title="Learning rates that the cards used") if drawn else ""
+    columns = len(cards) if len(cards) > 1 else 3
+    return grid(drawn, columns=columns, title="Learning rates that the cards used") if drawn else ""
 
 
 def _look(name: str) -> dict[str, Any]:
-    if name in STATIC or "+" in name:
+    if name in STATIC or name.partition("+")[0] in shipped():
         return style(name)
-    if name in shipped():
-        return {"color": OURS[shipped().index(name) % len(OURS)], "dash": "-", "width": 2.4}
     look = style(name)
     return look if look["color"] not in PALETTE else {**look, "dash": "-."}
 
