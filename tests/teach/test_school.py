@@ -6,6 +6,7 @@ import io
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from trimtab.errors import StateError, TaskError, TraceError
 from trimtab.knobs import Panel
 from trimtab.teach import School, read_course
 from trimtab.teach.command import teach
-from trimtab.workers import crew
+from trimtab.workers import cluster, crew
 
 TINY = """
 name = "tiny"
@@ -52,6 +53,8 @@ class Stopped(Exception):
 @pytest.mark.slow
 def test_a_stopped_teaching_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """Stopped after two generations and begun again, it ends at the weights that one without a stop ends at."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     made = read_course(course(tmp_path))
     whole = School(made, tmp_path / "whole")
     whole.teach()
@@ -73,6 +76,9 @@ def test_a_stopped_teaching_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert "4 of 4 generations done" in page
     assert "trimtab teach course.toml" in page
     assert "card-tiny" == contender_named(f"card:{card}").name
+    board = EventAccumulator(str(tmp_path / "whole/tensorboard")).Reload()
+    assert [1, 2, 3, 4] == [entry.step for entry in board.Scalars("generation/cost")]
+    assert [0, 4] == [entry.step for entry in board.Scalars("examination/median")]
     with pytest.raises(StateError, match=r"another course .*seed was 0, is 1"):
         School(read_course(course(tmp_path, TINY.replace("[dist", "seed = 1\n[dist"))), tmp_path / "parts")
 
@@ -109,11 +115,14 @@ def test_a_killed_teaching_goes_on_bit_for_bit(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", ["processes", "ray"])
 @pytest.mark.parametrize("text", [TINY, PERSISTENT], ids=["es", "pes"])
-def test_two_processes_teach_what_one_does(tmp_path: Path, text: str) -> None:
-    """Spread over two processes, the card is the same to the bit, and the cost counts both."""
+def test_two_processes_teach_what_one_does(tmp_path: Path, text: str, where: str) -> None:
+    """Spread over two processes, or a local Ray cluster, the card is the same to the bit, and the cost counts both."""
+    if where == "ray" and find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'trimtab[ray]'")
     made = read_course(course(tmp_path, text))
-    with crew(2) as spread:
+    with crew(2) if where == "processes" else cluster("local") as spread:
         two = School(made, tmp_path / "two", spread=spread)
         card = two.teach()
     one = School(made, tmp_path / "one")
