@@ -36,6 +36,15 @@ class TestKinds(TaskContract):
         return Exercise(4, kind=request.param)
 
 
+def test_an_examination_may_have_lessons_of_each_kind() -> None:
+    """As many of each as asked for, however rare the kind; the first of them that there are."""
+    distribution = Distribution(name="teach-v2")
+    lessons = distribution.examined(3, of_each_kind=True)
+    assert [3] * len(KINDS["teach-v2"]) == [sum(one.task.kind == kind for one in lessons) for kind in KINDS["teach-v2"]]
+    few = [one.number for one in distribution.examined(200) if one.task.kind == "few"]
+    assert few[:3] == [one.number for one in lessons if one.task.kind == "few"]
+
+
 def test_kinds_come_in_their_shares() -> None:
     """Of six hundred lessons each kind has its share within four standard errors; clean ones alone are long."""
     lessons = [Distribution((60, 100), name="teach-v2").taught(count) for count in range(600)]

@@ -75,8 +75,9 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             "",
             f"Regret is the held-out loss at the end over that of the best of 39 static runs of the same lesson "
             f"(constant, cosine, linear, each from 13 learning rates over 1e-6 to 10); over "
-            f"{course.tables['examination']['lessons']} lessons that are never taught on, each from 7 initial learning "
-            "rates, means of 2 seeds. Lost: ended a tenth above the best constant answer.",
+            f"{course.tables['examination']['lessons']} lessons"
+            f"{' of each kind' if course.tables['examination']['of_each_kind'] else ''} that are never taught on, each "
+            "from 7 initial learning rates, means of 2 seeds. Lost: ended a tenth above the best constant answer.",
             "",
             "## Curve",
             "",

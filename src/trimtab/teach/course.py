@@ -74,7 +74,7 @@ DEFAULTS: dict[str, Table] = {
         "epochs": 8,
         "noise": 0.4,
     },
-    "examination": {"every": 50, "lessons": 16},
+    "examination": {"every": 50, "lessons": 16, "of_each_kind": False},
     "budget": {"minutes": 0.0},
 }
 """Every key there is, with its value where the file does not give it; `minutes` 0: no bound; `start`: a shipped card or
@@ -105,7 +105,10 @@ class Course:
         self.beginning()
         laws = {
             "`[policy] sites` must be 'run', 'layer' or 'block'": self.by in {"run", "layer", "block"},
-            "`[examination]` needs `every >= 1` and `lessons >= 1`": min(self.tables["examination"].values()) >= 1,
+            "`[examination]` needs `every >= 1` and `lessons >= 1`": min(
+                self.tables["examination"][key] for key in ("every", "lessons")
+            )
+            >= 1,
             "`[budget] minutes` must not be negative": self.minutes >= 0,
         }
         for law, holds in laws.items():

@@ -180,9 +180,16 @@ class Distribution:
         place = count % self.pool if self.pool else count
         return self._lesson(RESERVED + mixed(self.seed, place) % 2**40)
 
-    def examined(self, count: int) -> tuple[Lesson, ...]:
-        """Give `count` lessons that are never taught on."""
-        return tuple(self._lesson(number) for number in range(min(count, RESERVED)))
+    def examined(self, count: int, *, of_each_kind: bool = False) -> tuple[Lesson, ...]:
+        """Give the first `count` lessons that are never taught on, or the first so many of each kind."""
+        if not of_each_kind:
+            return tuple(self._lesson(number) for number in range(min(count, RESERVED)))
+        known = [self._lesson(number) for number in range(min(100 * count, RESERVED))]
+        return tuple(
+            lesson
+            for kind in KINDS[self.name]
+            for lesson in [lesson for lesson in known if lesson.task.kind == kind][:count]
+        )
 
     def _lesson(self, number: int) -> Lesson:
         kind = Draw(number, KIND).weighted(KINDS[self.name])

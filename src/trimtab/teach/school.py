@@ -102,7 +102,8 @@ class School:
         self._grids = Grids(panel, folder / "grids.json")
         self.teacher: Teacher = course.teacher(self._taught.cost)
         self._lessons = course.distribution()
-        examined = self._lessons.examined(course.tables["examination"]["lessons"])
+        sat = course.tables["examination"]
+        examined = self._lessons.examined(sat["lessons"], of_each_kind=sat["of_each_kind"])
         self._examination = Examination(examined, panel, self._grids, course.by)
         self.log = Log()
         self.state = self._resumed()
