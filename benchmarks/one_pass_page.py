@@ -29,7 +29,7 @@ def main() -> None:
     ROWS.write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in known.values()))
     made = tables()
     page = re.sub(
-        r"(<!-- rows: (\w+) -->\n).*?<!-- end -->",
+        r"(<!-- rows: ([\w-]+) -->\n).*?<!-- end -->",
         lambda found: f"{found[1]}\n{made.get(found[2], '')}\n\n<!-- end -->",
         PAGE.read_text(),
         flags=re.DOTALL,
