@@ -42,7 +42,7 @@ def compare(step: Step) -> None:
     elif not SIZES[0] < ratio < SIZES[1]:
         warnings.warn(
             f"The step used {ratio:.3g} times the gradient of the training loss computed again (clipped, or scaled?): "
-            "hypergradients take that factor as a constant of the loss's curvature and leave it out there.",
+            "hypergradients use that gradient as it was, and the curvature of the loss as if nothing had been cut.",
             UserWarning,
             stacklevel=2,
         )
