@@ -301,7 +301,9 @@ def test_what_is_unknown_is_refused(tmp_path: Path) -> None:
     assert len({method.name for method in METHODS}) == len(METHODS)
     with pytest.raises(TaskError, match="no method 'best': there are random; "):
         method_named("best")
-    with pytest.raises(TaskError, match="no table 'iris': there are energy, energy-authors, kin8nm, power, fashion, ptb, cifar"):
+    with pytest.raises(
+        TaskError, match="no table 'iris': there are energy, energy-authors, kin8nm, power, fashion, ptb, cifar"
+    ):
         problem_named("iris")
     with pytest.raises(TaskError, match=r"at least 1 and .* got 0"):
         one_pass("energy", [], tmp_path, count=0)
