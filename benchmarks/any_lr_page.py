@@ -23,15 +23,8 @@ from trimtab.controllers.cards import page as page_of
 ROOT = Path(__file__).parent.parent
 ROWS = {"any-lr-v1": ROOT / "results/any-lr.jsonl", "generalize-v1": ROOT / "results/generalize.jsonl"}
 DOCS = ROOT / "docs"
-SHOWN = (
-    DEFAULT,
-    f"{DEFAULT}+val",
-    "hypergradient",
-    "prodigy-cosine",
-    "constant",
-    "cosine",
-    "onecycle",
-)
+STATIC = ("constant", "cosine", "wsd", "onecycle")  # who sets the bar
+SHOWN = (*STATIC, DEFAULT, f"{DEFAULT}+val", "hypergradient", "prodigy-cosine")
 TAUGHT = ("trimtab-v1", "trimtab-v2", "trimtab-v3")  # each from the one before it, the first from nothing
 
 
@@ -59,10 +52,8 @@ def main() -> None:
         )
     )
     rows = read_rows(ROWS["any-lr-v1"])
-    static = [row for row in rows if row["contender"] in ("constant", "cosine", "wsd", "onecycle")]  # set the bar
-    mine = [row for row in rows if row["contender"] in SHOWN and row not in static]
-    draw("any-lr", sensitivity(static + mine))
-    draw("any-lr-rates", schedules(static + [row for row in rows if row["contender"] == DEFAULT]))
+    draw("any-lr", sensitivity([row for row in rows if row["contender"] in SHOWN]))
+    draw("any-lr-rates", schedules([row for row in rows if row["contender"] in (*STATIC, DEFAULT)]))
     draw("teaching", grid([curves(TAUGHT[:1], 0.0), curves(TAUGHT[1:], told(TAUGHT[0])[-1][0])], columns=2, height=3.0))
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
-HYPER = "hyperparameters"
 Row = dict[str, Any]
 
 
@@ -21,17 +20,9 @@ def truth() -> str:
     return headed(["estimator", "cosine with the truth", "same sign", "factor that is missing"], lines)
 
 
-def cost(sweep: str) -> str:
+def cost(row: Row) -> str:
     """What one hypergradient costs in plain steps, beside the prediction."""
-    rows = [r for r in latest("hypergrad", ("sweep", "estimator", "parameters", "hyperparameters"))]
-    by = "parameters" if sweep == "parameters" else "hyperparameters"
-    rows = [r for r in rows if r["sweep"] == sweep]
-    places = sorted({r[by] for r in rows})
-    cells = {(r["estimator"], r[by]): f"{r['extra_steps']:.1f} ({r['predicted_steps']:.1f})" for r in rows}
-    names = list(dict.fromkeys(r["estimator"] for r in rows))
-    lines = [f"| `{n}` | " + " | ".join(cells.get((n, place), "–") for place in places) + " |" for n in names]
-    what = {"parameters": "parameters", "hyperparameters": "knobs × sites", "rates": "rates of their own"}[sweep]
-    return headed(["", *(f"{place:,} {what}" for place in places)], lines)
+    return f"{row['extra_steps']:.1f} ({row['predicted_steps']:.1f})"
 
 
 CARRIED = {  # copies of the weights from step to step, for K knobs at h knobs x sites, SGD with momentum, look-back 5
@@ -42,20 +33,24 @@ CARRIED = {  # copies of the weights from step to step, for K knobs at h knobs x
 }
 
 
-def memory(sweep: str) -> str:
-    """What an estimator needs at its peak beyond plain training, beside what it carries from step to step."""
+def memory(row: Row) -> str:
+    """What an estimator needs at its peak beyond plain training, beside what it carries from step to step: MiB."""
+    count = row["hyperparameters"]
+    copies = CARRIED.get(row["estimator"], lambda knobs, h: 0)(3 if count > 1 else 1, count)
+    return f"{row['extra_mib']:.0f} ({copies * 4 * row['parameters'] / 2**20:.0f})"
+
+
+def swept(sweep: str, cell: Callable[[Row], str], corner: str = "") -> str:
+    """Put a sweep's cells in a table, a line an estimator."""
     by = "parameters" if sweep == "parameters" else "hyperparameters"
     found = latest("hypergrad", ("sweep", "estimator", "parameters", "hyperparameters"))
     rows = [r for r in found if r["sweep"] == sweep]
-    cells = {}
-    for row in rows:
-        copies = CARRIED.get(row["estimator"], lambda knobs, h: 0)(3 if row["hyperparameters"] > 1 else 1, row[HYPER])
-        cells[row["estimator"], row[by]] = f"{row['extra_mib']:.0f} ({copies * 4 * row['parameters'] / 2**20:.0f})"
     places = sorted({r[by] for r in rows})
+    cells = {(r["estimator"], r[by]): cell(r) for r in rows}
     names = list(dict.fromkeys(r["estimator"] for r in rows))
     lines = [f"| `{n}` | " + " | ".join(cells.get((n, place), "–") for place in places) + " |" for n in names]
-    what = {"parameters": "parameters", "hyperparameters": "knobs × sites"}[sweep]
-    return headed(["MiB", *(f"{place:,} {what}" for place in places)], lines)
+    what = {"parameters": "parameters", "hyperparameters": "knobs × sites", "rates": "rates of their own"}[sweep]
+    return headed([corner, *(f"{place:,} {what}" for place in places)], lines)
 
 
 def live() -> str:
@@ -84,11 +79,11 @@ def headed(head: Sequence[str], lines: Sequence[str]) -> str:
 
 TABLES = {
     "truth": truth,
-    "parameters": lambda: cost("parameters"),
-    "hyperparameters": lambda: cost("hyperparameters"),
-    "rates": lambda: cost("rates"),
-    "memory by parameters": lambda: memory("parameters"),
-    "memory by hyperparameters": lambda: memory("hyperparameters"),
+    "parameters": lambda: swept("parameters", cost),
+    "hyperparameters": lambda: swept("hyperparameters", cost),
+    "rates": lambda: swept("rates", cost),
+    "memory by parameters": lambda: swept("parameters", memory, "MiB"),
+    "memory by hyperparameters": lambda: swept("hyperparameters", memory, "MiB"),
     "live": live,
 }
 
