@@ -121,8 +121,9 @@ def ridden(
     if values is None:
         row = torch.tensor(list(knobs.values()), dtype=F64)
         values = row.expand(2, len(plant.sites), -1) * torch.tensor([1.0, 0.6], dtype=F64)[:, None, None]
-    stream = Stream(task, (0, 1), dtype=F64)
-    copies, look = plant.start((0, 1)), None
+    seeds = tuple(member % 2 for member in range(len(values)))
+    stream = Stream(task, seeds, dtype=F64)
+    copies, look = plant.start(seeds), None
     for number in range(1, count + 1):
         copies, _, look, _ = plant.step(copies, values, stream.next(), number, look)
     x, y = (part[:10] for part in task.data("val"))

@@ -110,22 +110,69 @@ def test_the_series_sign_is_the_implicit_function_theorem_s() -> None:
     assert right < 0.1 * abs(float(exact)) < 10 * abs(float(exact)) < wrong
 
 
+def thrown() -> Step:
+    """A step of SGD at ``lr h > 2``, out along the one unstable direction, which alone the held-out loss sees."""
+    step, eigen, _ = bowl(1.0, 0.1)
+    assert float(eigen.max()) > 2
+    gone = torch.tensor([[0.0, 0.0, 1.0]], dtype=F64)
+    before = step.weights + gone
+    moved = step.at(before)
+    done = Step(**{**vars(moved), "after": before - moved.values[..., 0] * (moved.grad + 0.1 * before)})
+    return Step(**{**vars(done), "held_out": lambda weights: (weights - step.weights) * gone})
+
+
+@pytest.mark.parametrize(("lookback", "carry"), [(1, 0.2), (1, 0.9), (3, 0.5)])
+def test_a_carried_sum_pulls_an_unstable_rate_down_at_every_reading(lookback: int, carry: float) -> None:
+    """It keeps its sign from one reading to the next, and is no less than the look-back's own series."""
+    step, estimator = thrown(), Implicit(lookback, carry=carry)
+    memory = estimator.start(Form(step.weights, step.slots, step.layout, 1, 2))
+    alone = float(read(Implicit(lookback), (step,))[0, 0, 0])
+    for _ in range(20):
+        memory = estimator.follow(step, memory, is_due=True)
+        assert float(memory["slope"][0, 0, 0]) >= alone * (1 - 1e-12) > 0
+
+
 @pytest.mark.parametrize(("lookback", "pulls_down"), [(1, True), (3, True), (5, True), (2, False), (4, False)])
 def test_an_odd_look_back_pulls_an_unstable_rate_down(lookback: int, pulls_down: bool) -> None:
     """Where ``lr h > 2`` the loss's slope by lr is positive for odd look-backs alone."""
-    step, eigen, _ = bowl(1.0, 0.1)
-    assert float(eigen.max()) > 2
-    gone = torch.tensor([[0.0, 0.0, 1.0]], dtype=F64)  # thrown out along the unstable direction
-    before = step.weights + gone
-    moved = step.at(before)
-    thrown = Step(**{**vars(moved), "after": before - moved.values[..., 0] * (moved.grad + 0.1 * before)})
-    held = Step(**{**vars(thrown), "held_out": lambda weights: (weights - step.weights) * gone})
+    held = thrown()
     if lookback % 2:
         found = read(Implicit(lookback), (held,))
     else:
         with pytest.warns(UserWarning, match="use an odd one"):
             found = read(Implicit(lookback), (held,))
     assert pulls_down == (float(found[0, 0, 0]) > 0)
+
+
+@pytest.mark.parametrize(("lookback", "carry"), [(1, 0.5), (1, 0.9), (3, 0.8)])
+def test_a_carried_sum_tends_to_the_faded_series(lookback: int, carry: float) -> None:
+    """On a bowl at rest: the look-back's over ``1 - carry (1 - x)^m`` on each eigenvalue ``x``, nearer the truth."""
+    step, eigen, exact = bowl(0.2, 0.1)
+    estimator = Implicit(lookback, carry=carry)
+    memory = estimator.start(Form(step.weights, step.slots, step.layout, 1, 2))
+    for _ in range(300):
+        memory = estimator.follow(step, memory, is_due=True)
+    short, old = (1 - (1 - eigen) ** lookback) / eigen, carry * (1 - eigen) ** (lookback + 1)
+    faded = step.pull_values(step.held_out_grad(step.after) * short / (1 - old))
+    torch.testing.assert_close(memory["slope"], faded, rtol=1e-10, atol=1e-12)
+    errors = [float((found[0, 0, 1] - exact).abs()) for found in (memory["slope"], read(Implicit(lookback), (step,)))]
+    assert errors[0] < errors[1]
+
+
+def test_a_carried_sum_that_outgrew_stable_steps_is_dropped() -> None:
+    """Where ``lr h`` is far beyond 2 the sum would grow at each reading without end; it begins anew instead."""
+    step, eigen, _ = bowl(2.0, 0.1)
+    assert float(eigen.max()) > 5
+    estimator = Implicit(1, carry=0.8)
+    memory = estimator.start(Form(step.weights, step.slots, step.layout, 1, 2))
+    sizes = []
+    for _ in range(40):
+        memory = estimator.follow(step, memory, is_due=True)
+        sizes.append(float(memory["sum"].norm()))
+    row = step.held_out_grad(step.after)
+    most = float(row.norm()) * (1 + 0.8 * (float(eigen.max()) - 1) ** 2 / (1 - 0.8))
+    assert max(sizes) < most
+    assert any(size == pytest.approx(float(row.norm())) for size in sizes[1:])
 
 
 def test_a_look_back_of_one_is_one_step_validation(ride: Ride) -> None:
@@ -269,13 +316,13 @@ def test_a_branch_of_several_steps_is_the_unroll(ride: Ride) -> None:
 
 
 def test_whole_runs_can_be_compared_too(ride: Ride) -> None:
-    """`slope_of` takes the end of six steps as it takes that of one."""
+    """`slope_of` takes the ends of runs of six steps, all of them members of one plant, as it takes those of one."""
     knobs = {"lr": 0.05}
     done = ride(SGD(), knobs, 6)
 
     def end(values: Tensor) -> Tensor:
-        held: Tensor = ride(SGD(), knobs, 6, values=values).held
-        return held
+        held: Tensor = ride(SGD(), knobs, 6, values=values.flatten(0, 1)).held
+        return held.unflatten(0, values.shape[:2])
 
     found = slope_of(end, done.values, 1, 1e-5, torch.Generator().manual_seed(0))
     torch.testing.assert_close(found, sum(slopes(done.steps, done.row)), rtol=1e-6, atol=1e-10)
@@ -307,6 +354,7 @@ def test_what_is_out_of_range_is_refused() -> None:
     for make, words in (
         (lambda: Implicit(0), "`lookback` must be"),
         (lambda: Implicit(3, 0), "`examples` must be"),
+        (lambda: Implicit(3, carry=1.0), r"`carry` must be in \[0, 1\)"),
         (lambda: Unroll(0), "`window` must be"),
         (lambda: ForwardMode("test"), "`objective` 'val' or 'train'"),
         (lambda: ForwardMode(discount=0.0), "`discount` in"),

@@ -27,6 +27,15 @@ from trimtab.tasks.seeded import build_seeded
 
 F64 = torch.float64
 STEPS = 24
+CARRIED = "implicit, carried"
+
+
+def chosen(name: str, follower: str = "adam") -> Hypergradient:
+    """Make what a case names: an estimator, with "/parameter" behind it one of each parameter's own rate."""
+    estimator, _, fine = name.partition("/")
+    return Hypergradient(
+        Implicit(3, carry=0.5) if estimator == CARRIED else estimator, follower, per_parameter=bool(fine)
+    )
 
 
 class Bumps:
@@ -126,7 +135,7 @@ def live(controller: Any, rule: Rule, knobs: dict[str, float], task: Bumps, *, b
     ("name", "follower", "rule", "by"),
     [
         *product(
-            [*ESTIMATORS, *(f"{name}/parameter" for name in ESTIMATORS if name != "forward")],
+            [*ESTIMATORS, CARRIED, *(f"{name}/parameter" for name in (*ESTIMATORS, CARRIED) if name != "forward")],
             ["adam"],
             ["sgd", "adamw", "rmsprop"],
             ["run", "layer"],
@@ -136,7 +145,7 @@ def live(controller: Any, rule: Rule, knobs: dict[str, float], task: Bumps, *, b
 )
 def test_live_is_simulated(name: str, follower: str, rule: str, by: str) -> None:
     """Every estimator turns every knob of a live run as it does the plant's, weights and all; each parameter's too."""
-    controller, task = Hypergradient(name.partition("/")[0], follower, per_parameter="/" in name), Bumps()
+    controller, task = chosen(name, follower), Bumps()
     twin, knobs = RULES[rule]
     model, pilot = live(controller, twin, knobs, task, by=by)
     sites = trimtab.sites_of(task.build(0), by)
@@ -236,12 +245,11 @@ def test_no_graph_outlives_a_step() -> None:
     assert was() is None
 
 
-@pytest.mark.parametrize("name", [*ESTIMATORS, "one-step/parameter", "unroll/parameter"])
+@pytest.mark.parametrize("name", [*ESTIMATORS, CARRIED, "one-step/parameter", "unroll/parameter"])
 def test_a_resumed_run_goes_on_to_the_bit(name: str, tmp_path: Any) -> None:
     """Derivatives, distilled weights, kept steps and batches are in the checkpoint."""
     ends = []
-    chosen = Hypergradient(name.partition("/")[0], per_parameter="/" in name)
-    needs = chosen.needs
+    needs = chosen(name).needs
     for stop in (None, 13):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -251,7 +259,7 @@ def test_a_resumed_run_goes_on_to_the_bit(name: str, tmp_path: Any) -> None:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
             pilot = trimtab.attach(
                 optimizer,
-                chosen,
+                chosen(name),
                 knobs=("lr", "momentum"),
                 model=model,
                 loss_fn=(lambda seen: model(seen.x).square().mean()) if "loss_fn" in needs else None,

@@ -101,7 +101,9 @@ def test_the_window_s_slopes_are_finite_differences(kind: str, ride: Ride) -> No
 
 @pytest.mark.parametrize("kind", RULES)
 @pytest.mark.parametrize(
-    "estimator", [OneStep(), OneStepValidation(), Implicit(3), Unroll(3), HyperDistill(0.9, refit=0)], ids=repr
+    "estimator",
+    [OneStep(), OneStepValidation(), Implicit(3), Implicit(3, carry=0.5), Unroll(3), HyperDistill(0.9, refit=0)],
+    ids=repr,
 )
 def test_parameters_slopes_add_up_to_the_site_s(kind: str, estimator: Any, ride: Ride) -> None:
     """Where all factors are 1, turning all is turning the learning rate."""

@@ -76,7 +76,7 @@ class ZerothOrder:
                 weights, slots = start.at(weights).applied(values, slots)
             return step.held_out_loss_at(weights)
 
-        slope = slope_of(end, step.values, self.pairs, self.mu, rng)
+        slope = slope_of(lambda turned: torch.stack([end(v) for v in turned]), step.values, self.pairs, self.mu, rng)
         if count == 0 and not slope.any():
             _check_depends(step)
         new = {"slope": slope, "count": memory["count"] + 1}
@@ -107,9 +107,9 @@ def slope_of(loss: Callable[[Tensor], Tensor], values: Tensor, pairs: int, mu: f
     """Estimate how a function of the knobs answers to each, from its values alone.
 
     Args:
-        loss: of values ``[B, S, K]``, gives ``[B]``: a branch, or a whole run of the plant.
+        loss: of values ``[2 q, B, S, K]``, gives ``[2 q, B]``: branches, or whole runs as members of one plant.
         values: ``[B, S, K]`` where; one that is 0 is taken not to matter.
-        pairs: directions, each taken both ways.
+        pairs: ``q`` directions, each taken both ways.
         mu: how far, as a factor's logarithm.
         rng: draws the directions, the same for all members.
 
@@ -117,13 +117,10 @@ def slope_of(loss: Callable[[Tensor], Tensor], values: Tensor, pairs: int, mu: f
         ``[B, S, K]`` d loss / d value, float64.
     """
     sites, knobs = values.shape[1:]
-    total = torch.zeros_like(values, dtype=torch.float64)
-    for _ in range(pairs):
-        draw = torch.randn(sites, knobs, generator=rng, dtype=torch.float64)
-        turn = (draw / draw.norm()).to(values.device)
-        apart = loss(values * torch.exp(mu * turn)) - loss(values * torch.exp(-mu * turn))
-        total += apart[:, None, None].to(torch.float64) * turn
-    by_log = total * (sites * knobs / (2 * mu * pairs))
+    draws = [torch.randn(sites, knobs, generator=rng, dtype=torch.float64) for _ in range(pairs)]
+    turns = torch.stack([draw / draw.norm() for draw in draws]).to(values.device)[:, None]
+    up, down = loss(values * torch.exp(mu * torch.cat([turns, -turns]))).to(torch.float64).chunk(2)
+    by_log = ((up - down)[..., None, None] * turns).sum(0) * (sites * knobs / (2 * mu * pairs))
     return torch.where(values > 0, by_log / values.clamp_min(1e-300), 0.0)
 
 

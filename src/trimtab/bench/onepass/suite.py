@@ -92,6 +92,7 @@ METHODS = (
     Method("WD+LR+M, T=5 i=5, 64 examples, 16 to validate", _implicit(5, 64), every=5, fresh=16),
     Method("WD+LR+M, T=5 i=5, 64 examples, Adam 0.1", _followed(Implicit(5, 64), Adam(0.1)), every=5),
     Method("WD+LR+M, T=5 i=5, 64 examples, sign", _followed(Implicit(5, 64), Sign(0.05)), every=5),
+    Method("WD+LR+M, T=5 i=1, 64 examples, half carried", _followed(Implicit(1, 64, carry=0.5)), every=5),
     Method("WD+LR+M, T=3 i=5, 64 examples", _implicit(5, 64), every=3),
     Method("WD+LR+M, T=10 i=5, 64 examples", _implicit(5, 64)),
     Method("WD+LR+M, T=5 i=5, 16 examples", _implicit(5, 16), every=5),
