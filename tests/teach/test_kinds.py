@@ -1,4 +1,4 @@
-"""Laws of teach-v2: its kinds come in their shares and keep to the page, and teach-v1's lessons are what they were."""
+"""Laws of teach-v2 and -v3: kinds come in their shares and keep to the page; lessons of teach-v1 are as they were."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trimtab.knobs import Panel
 from trimtab.stream import Stream
 from trimtab.teach import Distribution, Exercise, read_course
 from trimtab.teach.card import page
-from trimtab.teach.distribution import LONG
+from trimtab.teach.distribution import LONG, PACE
 from trimtab.teach.examination import Grids, Mark
-from trimtab.teach.fitness import Grid
+from trimtab.teach.fitness import Grid, outcome
 from trimtab.teach.sketch import CHANGES, KINDS, Kind, sketch
 from trimtab.teach.sources import FLAT
 
@@ -45,10 +45,11 @@ def test_an_examination_may_have_lessons_of_each_kind() -> None:
     assert few[:3] == [one.number for one in lessons if one.task.kind == "few"]
 
 
-def test_kinds_come_in_their_shares() -> None:
+@pytest.mark.parametrize("name", ["teach-v2", "teach-v3"])
+def test_kinds_come_in_their_shares(name: str) -> None:
     """Of six hundred lessons each kind has its share within four standard errors; clean ones alone are long."""
-    lessons = [Distribution((60, 100), name="teach-v2").taught(count) for count in range(600)]
-    for kind, share in KINDS["teach-v2"].items():
+    lessons = [Distribution((60, 100), name=name).taught(count) for count in range(600)]
+    for kind, share in KINDS[name].items():
         mine = [lesson for lesson in lessons if lesson.task.kind == kind]
         assert abs(len(mine) / 600 - share) < 4 * math.sqrt(share * (1 - share) / 600)
         low, high = LONG if kind == "clean" else (60, 100)
@@ -107,10 +108,24 @@ def test_a_kind_has_a_name_and_grids_of_its_own() -> None:
     assert [one.task.name, plain.task.name] == made
 
 
+def test_only_small_noisy_sets_of_teach_v3_are_unhurried() -> None:
+    """Their cost is the held-out losses' alone; all other lessons, and those of teach-v2, count training losses too."""
+    paces = {
+        (name, lesson.task.kind): lesson.pace
+        for name in ("teach-v2", "teach-v3")
+        for lesson in Distribution(name=name).examined(1, of_each_kind=True)
+    }
+    assert {("teach-v3", "few"): 0.0} == {key: pace for key, pace in paces.items() if pace != PACE}
+    assert 8 == len(paces)
+    lesson = next(one for one in Distribution(name="teach-v3").examined(40) if one.task.kind == "few")
+    held = torch.tensor([-1.0, -2.0])
+    assert torch.equal(1.5 * held, outcome(lesson, torch.rand(5, 2), held, held).cost())
+
+
 def test_what_does_not_hold_is_told() -> None:
     """Another name is refused, and sources without the random teachers that the kinds need."""
-    with pytest.raises(TaskError, match="`name` out of teach-v1, teach-v2, got 'teach-v3'"):
-        Distribution(name="teach-v3")
+    with pytest.raises(TaskError, match="`name` out of teach-v1, teach-v2, teach-v3, got 'teach-v4'"):
+        Distribution(name="teach-v4")
     with pytest.raises(TaskError, match="classes and numbers among the `sources` of teach-v2"):
         Distribution(name="teach-v2", sources=("digits",))
 

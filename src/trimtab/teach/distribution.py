@@ -1,4 +1,4 @@
-"""Distribution: the lessons that a controller is taught on, ``teach-v1`` or ``teach-v2``.
+"""Distribution: the lessons that a controller is taught on, ``teach-v1``, ``-v2`` or ``-v3``.
 
 A lesson is an exercise, an optimizer, a horizon and where the knobs begin. All of it follows from the lesson's number.
 `docs/teaching.md` states the laws of the draw; a change to them is a new version.
@@ -23,7 +23,7 @@ from trimtab.rules import SGD, Adam, AdamW, Rule
 from trimtab.sites import sites_of
 from trimtab.teach.draw import Draw, mixed
 from trimtab.teach.exercise import Exercise
-from trimtab.teach.sketch import KINDS, NEEDED
+from trimtab.teach.sketch import KINDS, NEEDED, Kind
 from trimtab.teach.sources import FLAT, SOURCES, Source, require
 
 LESSON, STARTS, SEED, KIND = 11, 12, 13, 14  # what a lesson's draws are for
@@ -31,6 +31,8 @@ LR_RANGE = (1e-6, 10.0)  # seven decades, the upper end that of the standard kno
 LONG = (1000, 3000)  # the shortest and the longest horizon of clean lessons
 RESERVED = 10_000  # lessons below are for examinations and are never taught on
 LOOKS = 20  # times the controller sees the validation loss, in lessons where it does
+PACE = 0.15  # how much a lesson's training losses count beside its end; more teaches to learn by heart
+UNHURRIED: dict[str, tuple[Kind, ...]] = {"teach-v3": ("few",)}  # kinds whose training losses do not count at all
 SHARE_SEEING = 0.5  # of lessons, in which the controller sees validation losses
 SHARE_DEFAULT = 0.5  # of knobs other than lr, that begin at the rule's default
 
@@ -64,6 +66,7 @@ class Lesson:
         rule: the optimizer's twin.
         horizon: optimizer steps.
         validate_every: how often the controller sees the validation loss, in steps; None: never.
+        pace: weight of the mean training loss in its cost.
     """
 
     number: int
@@ -71,6 +74,7 @@ class Lesson:
     rule: Rule
     horizon: int
     validate_every: int | None
+    pace: float = PACE
 
     def panel(self, panel: Panel) -> Panel:
         """Give the knobs by this rule's names: ``beta1`` for ``momentum`` where the rule calls it so."""
@@ -133,7 +137,8 @@ class Distribution:
         pool: how many lessons there are to teach on, in turn; 0: no end of them.
         sources: names in :data:`trimtab.teach.sources.FLAT`; with others than the usual ones, which every machine
             has, a lesson's number means another lesson.
-        name: "teach-v1", or "teach-v2", in which some lessons are of other kinds; `horizons` is not for clean ones.
+        name: "teach-v1", or "teach-v2" and "teach-v3", in which some lessons are of other kinds; `horizons` is not for
+            clean ones.
 
     Raises:
         TaskError: a setting is out of range.
@@ -202,4 +207,5 @@ class Distribution:
             RULES[draw.one_of(self.rules)](draw),
             horizon,
             validate_every=every if draw.uniform() < SHARE_SEEING else None,
+            pace=0.0 if kind in UNHURRIED.get(self.name, ()) else PACE,
         )

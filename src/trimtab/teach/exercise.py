@@ -30,7 +30,7 @@ SEEN = 300  # validation examples at most: looks at more would cost more than th
 
 @final
 class Exercise:
-    """A task of the distributions ``teach-v1`` and ``teach-v2``; pickled as its seed, sources and kind.
+    """A task of the distributions ``teach-v1`` to ``teach-v3``; pickled as its seed, sources and kind.
 
     Args:
         seed: everything follows from it.

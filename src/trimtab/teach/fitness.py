@@ -27,7 +27,7 @@ from trimtab.teach.distribution import LR_RANGE, Lesson
 
 LOW, HIGH = math.log(1e-4), 4.0  # of a log-ratio to chance: below is a ratio of almost nothing, above is divergence
 BEFORE = 0.9  # share of the horizon at which "just before the end" is
-WEIGHTS = {"before": 0.5, "mean": 0.15}  # beside the end's 1; more for training losses teaches to learn by heart
+SOON = 0.5  # weight of the loss just before the end, beside the end's 1
 SOFT = 2.0  # a regret's size from which on more counts less
 STATIC = ("constant", "cosine", "linear")
 PEAKS = 13  # learning rates of the static grid, over the range that lessons begin in
@@ -42,15 +42,17 @@ class Outcome:
         end: ``[B]`` held-out loss at the end.
         before: ``[B]`` held-out loss just before.
         mean: ``[B]`` mean over the run's training losses.
+        pace: that one's weight.
     """
 
     end: Tensor
     before: Tensor
     mean: Tensor
+    pace: float
 
     def cost(self) -> Tensor:
         """Give ``[B]``, the weighted sum; lower is better, and never NaN."""
-        return self.end + sum(weight * getattr(self, name) for name, weight in WEIGHTS.items())  # type: ignore[no-any-return]
+        return self.end + SOON * self.before + self.pace * self.mean
 
 
 def relative(losses: Tensor, lesson: Lesson) -> Tensor:
@@ -102,7 +104,7 @@ def outcome(lesson: Lesson, losses: Tensor, before: Tensor, end: Tensor) -> Outc
     Returns:
         The outcome.
     """
-    return Outcome(end, before, relative(losses, lesson).mean(0))
+    return Outcome(end, before, relative(losses, lesson).mean(0), lesson.pace)
 
 
 def fitness(cost: Tensor, baseline: float | None = None) -> Tensor:

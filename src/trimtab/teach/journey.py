@@ -16,7 +16,7 @@ from trimtab.passage import Passage
 from trimtab.rollout import Voyage
 from trimtab.teach.ascent import Ascent, read_ascent
 from trimtab.teach.distribution import Lesson
-from trimtab.teach.fitness import WEIGHTS, relative
+from trimtab.teach.fitness import SOON, relative
 from trimtab.teach.genome import Genome
 
 
@@ -134,5 +134,5 @@ def piece(lesson: Lesson, losses: Tensor, before: Tensor, after: Tensor) -> Tens
     Returns:
         ``[B]``; lower is better, and never NaN.
     """
-    cost = (1 + WEIGHTS["before"]) * (after - before)
-    return cost + WEIGHTS["mean"] * relative(losses, lesson).sum(0) / lesson.horizon
+    cost = (1 + SOON) * (after - before)
+    return cost + lesson.pace * relative(losses, lesson).sum(0) / lesson.horizon

@@ -1,4 +1,4 @@
-"""Sketch: what an exercise is, before its examples are drawn; ``teach-v1`` has one kind of them, ``teach-v2`` four.
+"""Sketch: what an exercise is, before its examples are drawn; ``teach-v1`` has one kind of them, the others four.
 
 `docs/teaching.md` lists the laws of the draw; a change to them is a new version.
 """
@@ -17,6 +17,7 @@ Kind = Literal["usual", "clean", "image", "few"]
 KINDS: dict[str, dict[Kind, float]] = {
     "teach-v1": {"usual": 1.0},
     "teach-v2": {"usual": 0.5, "clean": 0.3, "image": 0.1, "few": 0.1},
+    "teach-v3": {"usual": 0.35, "clean": 0.25, "image": 0.15, "few": 0.25},
 }
 """Every distribution there is, with the shares of its kinds."""
 
