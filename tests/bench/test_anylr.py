@@ -15,7 +15,7 @@ import torch
 from trimtab.bench.anylr.bout import bout, heats_of, read_rows
 from trimtab.bench.anylr.field import STATIC, Heat, contenders, field, run_heat
 from trimtab.bench.anylr.heat import drive, panel_for, replay, starts
-from trimtab.bench.anylr.page import as_json, score
+from trimtab.bench.anylr.page import as_json, as_markdown, score
 from trimtab.bench.anylr.peers import PEERS, compete
 from trimtab.bench.anylr.scores import bars, interquartile_mean, interval, percentile, standings, steps_to
 from trimtab.bench.anylr.suite import LRS, SUITES, Entry, Halved, entries
@@ -141,6 +141,17 @@ def test_a_standing_counts_what_was_lost() -> None:
     assert found[0].steps_ratio == pytest.approx(1.0)
     assert percentile([1.0, 2.0, 3.0, 4.0], 0.9) == 4.0
     assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
+
+
+def test_who_missed_a_task_says_so() -> None:
+    """In the table over all tasks the name of one that was not run on all tells on how many it was."""
+    rows = [
+        row(name, 0.1, [1.0, 1.2], [2.0, 1.1], task)
+        for name, tasks in {"constant": "ab", "cosine": "ab", "random": "b"}.items()
+        for task in tasks
+    ]
+    lines = as_markdown(rows).split("\n\n")[0].splitlines()[2:]
+    assert {"constant", "cosine", "random (1 of 2 tasks)"} == {line.split("|")[1].strip() for line in lines}
 
 
 @pytest.mark.slow

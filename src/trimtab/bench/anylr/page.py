@@ -82,12 +82,23 @@ def write_page(rows: Sequence[Row], path: Path, title: str) -> Path:
     did = "The learning rate in force, geometric mean over seeds, from each initial learning rate."
     drawn = schedules(rows)
     parts = [
-        Part("Over all tasks", over_all, [cells(standing) for standing in found if not standing.task]),
+        Part("Over all tasks", over_all, _over_all(found, len(level))),
         Part("How much does the initial learning rate matter?", flat, chart=sensitivity(rows)),
         *([Part("What the cards did", did, chart=drawn)] if drawn else []),
         *(_task(task, level[task], [s for s in found if s.task == task]) for task in level),
     ]
     return write_sheet(path, title, lead, HEADS, parts, rows)
+
+
+def _over_all(found: Sequence[Standing], tasks: int) -> list[list[str]]:
+    """Give the rows of the table over all tasks; who was not run on some says on how many."""
+    rows = []
+    for standing in found:
+        if not standing.task:
+            took = sum(one.contender == standing.contender for one in found) - 1
+            name = standing.contender + ("" if took == tasks else f" ({took} of {tasks} tasks)")
+            rows.append([name, *cells(standing)[1:]])
+    return rows
 
 
 def _task(name: str, bar: Bar, found: Sequence[Standing]) -> Part:
@@ -106,7 +117,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     """Give the standings as two tables: over all tasks, and each contender's median regret task by task."""
     found, tasks = score(rows), list(bars(rows))
     lines = [" | ".join(["", *(name for name, _ in HEADS), ""]).strip(), "|" + "---|" * len(HEADS)]
-    lines += ["| " + " | ".join(cells(standing)) + " |" for standing in found if not standing.task]
+    lines += ["| " + " | ".join(row) + " |" for row in _over_all(found, len(tasks))]
     lines += ["", "| median regret | " + " | ".join(tasks) + " |", "|" + "---|" * (1 + len(tasks))]
     for name in dict.fromkeys(standing.contender for standing in found):
         medians = {standing.task: standing.regret_median for standing in found if standing.contender == name}

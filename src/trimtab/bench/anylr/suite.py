@@ -14,6 +14,7 @@ from trimtab.rules import SGD, AdamW, RMSprop, Rule
 from trimtab.task import Batch, Model, Reference, Split, Task
 from trimtab.tasks import task_named
 from trimtab.tasks.chars_transformer import CharsTransformer
+from trimtab.tasks.cifar_resnet18 import CifarResNet18
 from trimtab.tasks.digits_mlp import DigitsMLP
 
 LRS = tuple(float(lr) for lr in torch.logspace(-5, 1, 13, dtype=torch.float64))  # half decades
@@ -125,11 +126,11 @@ SUITES: dict[str, tuple[Entry, ...]] = {
         Entry("horizon-x10", DigitsMLP, 6000, 3, "adamw"),
         Entry("width-x16", lambda: DigitsMLP(width=512), 600, 3, "adamw"),
         Entry("optimizer-left-out", DigitsMLP, 600, 5, "rmsprop"),
+        Entry("family-left-out", CifarResNet18, 150, 2, "sgd"),
     ),
 }
 """Entries by suite; the second asks what lies beyond the teaching: ten times the horizon, sixteen times the width, an
-optimizer that no lesson has. A kind of network and of data that none has, a deep transformer on characters, is in the
-first."""
+optimizer and a family of networks, residual ones on photographs, that no lesson has."""
 
 
 def entries(suite: str, names: tuple[str, ...] = ()) -> tuple[Entry, ...]:
