@@ -356,9 +356,9 @@ def test_losses_that_cannot_serve_are_named(case: str, words: str) -> None:
             out = nn.functional.scaled_dot_product_attention(*[out[None, None]] * 3)
         return out.square().mean()
 
-    chosen = Hypergradient(Implicit(3, examples=2 if case == "batchless" else None))
+    controller = Hypergradient(Implicit(3, examples=2 if case == "batchless" else None))
     again = (lambda batch: loss_fn(*batch)) if case == "batchless" else loss_fn
-    pilot = trimtab.attach(optimizer, chosen, model=model, loss_fn=again, validation_loss=held)
+    pilot = trimtab.attach(optimizer, controller, model=model, loss_fn=again, validation_loss=held)
     loss = loss_fn()
     loss.backward()
     optimizer.step()
