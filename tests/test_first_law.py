@@ -22,7 +22,7 @@ from trimtab.attach import attach
 from trimtab.controller import Controller
 from trimtab.controllers import CATALOGUE as CONTROLLERS
 from trimtab.controllers import KnobDescent, Plateau, Policy, Random
-from trimtab.guard import Guard
+from trimtab.guard import OVER_FIT, Guard
 from trimtab.hypergrad import estimator_of
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
@@ -55,6 +55,20 @@ class Matrices:
         return build_seeded(
             lambda: nn.Sequential(nn.Linear(64, 16, bias=False), nn.Tanh(), nn.Linear(16, 10, bias=False)), seed
         )
+
+
+class Few(Matrices):
+    """A hundred of the digits, one in five of them with another's label."""
+
+    name = "few-digits"
+
+    @staticmethod
+    def data(split: Any) -> tuple[Tensor, Tensor]:
+        """Give the split, for training the first hundred."""
+        x, y = digits(split)
+        if split != "train":
+            return x, y
+        return x[:100], torch.where(torch.arange(100) % 5 == 0, y[:100].roll(1), y[:100])
 
 
 def policy(kind: Any, *, taught: bool) -> Callable[[Panel], Controller]:
@@ -363,6 +377,16 @@ def test_validation_steers_alike() -> None:
     course.controller = Plateau(patience=1, threshold=0.2)
     _, live = assert_law(course)
     assert float(live.values[-1]) < 0.5 * float(live.values[0])
+
+
+def test_over_fitting_is_taken_back_alike() -> None:
+    """Where few examples are learned by heart, both ends go back at the same readings."""
+    course = made("adam", "constant", "digits-mlp-v1", "run", validate_every=10, guard=Guard(rise=0.0))
+    course.task, course.start["lr"] = Few(), 0.01
+    simulated, live = assert_law(course)
+    found = [decision.verdict.reason[LIVE] for decision in simulated.decisions]
+    assert OVER_FIT in found
+    assert 1 <= int(simulated.state["guard"]["restores"][LIVE]) == live.pilot.trace.restores
 
 
 def test_without_a_guard_nothing_is_restored() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.guard import EXPLODED, FINE, NOT_FINITE, Guard, Verdict
+from trimtab.guard import EXPLODED, FINE, NOT_FINITE, OVER_FIT, Guard, Verdict
 from trimtab.signals import Signals, is_reading
 
 F64 = torch.float64
@@ -19,8 +19,10 @@ EVERY = 10
 EARLY_READINGS = 5  # at steps 1, 2, 4, 7, 10
 
 
-def reading(step: int, losses: Tensor | Sequence[float], grad_sq: Any = 1.0, weight_sq: Any = 1.0) -> Signals:
-    """Make a reading of members ``[B, W]`` losses, one site."""
+def reading(
+    step: int, losses: Tensor | Sequence[float], grad_sq: Any = 1.0, weight_sq: Any = 1.0, val: Tensor | None = None
+) -> Signals:
+    """Make a reading of members ``[B, W]`` losses, one site, and their validation losses ``[B]``."""
     losses = torch.as_tensor(losses, dtype=F64)
     losses = losses if losses.dim() == 2 else losses[None]
     members = len(losses)
@@ -35,6 +37,7 @@ def reading(step: int, losses: Tensor | Sequence[float], grad_sq: Any = 1.0, wei
         values=torch.full((members, 1, 1), 0.1, dtype=F64),
         grad_sq=column(grad_sq),
         weight_sq=column(weight_sq),
+        val_loss=val,
         **dict.fromkeys(("update_sq", "drift_sq", "last_grad_sq"), zero),
         **dict.fromkeys(("grad_dot_update", "grad_dot_last_grad", "last_grad_dot_update", "grad_dot_drift"), zero),
     )
@@ -50,15 +53,17 @@ def windows(course: Tensor) -> list[tuple[int, Tensor]]:
     return cut
 
 
-def judged(course: Any, guard: Guard | None = None) -> list[Verdict]:
-    """Judge a course of losses ``[B, T]`` or ``[T]`` reading by reading."""
+def judged(course: Any, guard: Guard | None = None, val: Any = None, looks: int = 50) -> list[Verdict]:
+    """Judge a course of losses ``[B, T]`` or ``[T]``, and of validation losses at each `looks` steps, by readings."""
     course = torch.as_tensor(course, dtype=F64)
     course = course if course.dim() == 2 else course[None]
     guard = guard or Guard()
     memory = guard.start(len(course))
     verdicts = []
     for step, window in windows(course):
-        verdict, memory = guard.check(reading(step, window), memory)
+        seen = None if val is None else torch.as_tensor(val, dtype=F64).expand(len(course), -1)[:, step - 1]
+        known = seen if seen is None or step % looks == 0 else torch.full_like(seen, math.nan)
+        verdict, memory = guard.check(reading(step, window, val=known), memory)
         verdicts.append(verdict)
     return verdicts
 
@@ -99,6 +104,67 @@ def test_ordinary_noise_raises_no_alarm(kind: str) -> None:
     assert not bool(early.any()) or kind == "heavy-tailed batches"
     assert float(early.any(0).double().mean()) < 0.5
     assert all(float(verdict.cut.min()) >= 0.25 for verdict in verdicts)
+
+
+BY_HEART = 1.0 + (T / 400 - 1) ** 2  # lowest at step 401, 2 % above that at 458, 17 % at 566
+
+
+def test_what_is_learned_by_heart_is_taken_back() -> None:
+    """Nothing is kept once the validation loss rises as the training loss falls; far above, the run goes back."""
+    verdicts = judged(FALLING, val=BY_HEART)
+    steps = [step for step, _ in windows(FALLING[None])]
+    back = steps[reasons(verdicts).index(OVER_FIT)]
+    kept = [step for step, verdict in zip(steps, verdicts, strict=True) if bool(verdict.keep) and step < back]
+    assert 450 < back <= 600
+    assert abs(kept[-1] - 401) <= 50  # as near to the lowest as looks are
+    first = verdicts[steps.index(back)]
+    assert bool(first.restore)
+    assert not bool(first.keep)
+    assert float(first.cut) == 0.5
+
+
+def test_each_return_halves_the_rate_further() -> None:
+    """Where going back at half the rate does not help, the next time it is a quarter of the snapshot's."""
+    cuts = [float(verdict.cut) for verdict in judged(FALLING, val=BY_HEART) if bool(verdict.restore)]
+    assert [0.5**number for number in range(1, len(cuts) + 1)] == cuts
+    assert len(cuts) >= 2
+
+
+def test_the_level_goes_back_with_the_run() -> None:
+    """The snapshot's higher training loss is no explosion, however much lower the one learned by heart was."""
+    guard = Guard()
+    memory = guard.start(1)
+    course = [(10, 1.0, 1.0), (20, 0.9, 0.9), (30, 0.05, 1.2), (40, 0.05, 1.3), (50, 0.9, 0.9), (60, 0.9, 0.9)]
+    found = []
+    for step, loss, val in course:
+        verdict, memory = guard.check(reading(step, [loss] * 10, val=torch.tensor([val], dtype=F64)), memory)
+        found.append(int(verdict.reason))
+    assert OVER_FIT in found[2:4]
+    assert [FINE, FINE] == found[4:]
+    assert int(memory["restores"]) == found.count(OVER_FIT)
+
+
+@pytest.mark.parametrize(
+    ("losses", "val", "guard"),
+    [
+        (BY_HEART, BY_HEART, Guard()),  # the training loss rises too: the rate is too high, nothing is learned
+        (FALLING, BY_HEART, Guard(rise=None)),
+        (FALLING, BY_HEART.where(T < 400, math.nan), Guard()),  # not measured any more
+        (FALLING, FALLING + 0.1, Guard()),
+    ],
+    ids=["underfitting", "not asked for", "not measured", "falling"],
+)
+def test_what_is_not_over_fitting(losses: Tensor, val: Tensor, guard: Guard) -> None:
+    """It takes a validation loss that rises beyond its snapshot's while the training loss falls."""
+    assert {FINE} == set(reasons(judged(losses, guard, val)))
+
+
+def test_a_validation_loss_may_scatter() -> None:
+    """Of 64 courses of twenty looks, with 3 % of noise on a falling validation loss, few go back even once."""
+    losses = FALLING.expand(64, -1)
+    verdicts = judged(losses, val=(0.2 + FALLING) * torch.exp(0.03 * noise(1000, 11, members=64)))
+    once = torch.stack([verdict.restore for verdict in verdicts]).any(0)
+    assert float(once.double().mean()) < 0.05
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -203,13 +269,13 @@ def test_after_step_10_the_usual_law_alone_holds() -> None:
 
 
 def test_a_restored_run_is_kept_more_often() -> None:
-    """Each restore brings snapshots closer: 4 of them make a spacing of 125 steps one of 7."""
+    """Each failure brings snapshots closer: 4 of them make a spacing of 125 steps one of 7."""
     guard = Guard()
     memory = guard.start(1)
     memory |= {"kept_at": torch.tensor([1000])}
     step = torch.tensor([1010])
     assert [False] == guard.is_due(step, memory).tolist()
-    assert [True] == guard.is_due(step, memory | {"restores": torch.tensor([4])}).tolist()
+    assert [True] == guard.is_due(step, memory | {"failures": torch.tensor([4])}).tolist()
 
 
 @pytest.mark.parametrize("cut", [0.25, 0.5, 0.01])
@@ -287,12 +353,13 @@ def test_what_is_kept_was_due() -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_the_loss_s_unit_does_not_matter(scale: float) -> None:
-    """A loss a thousand times smaller or larger gets the same verdicts, failures included."""
+    """A loss a thousand times smaller or larger gets the same verdicts, failures and over-fitting included."""
     course = (FALLING * torch.exp(0.5 * noise(1000, 2)))[:, :300].clone()
     course[:4, 150:] *= 1.5 ** torch.arange(150)
     course[4, 77] = math.inf
-    plain, scaled = judged(course), judged(course * scale)
-    assert any(bool(verdict.restore.any()) for verdict in plain)
+    val = 1.0 + (T[:300] / 100 - 1) ** 2
+    plain, scaled = judged(course, val=val), judged(course * scale, val=val * scale)
+    assert {EXPLODED, OVER_FIT} <= {int(reason) for verdict in plain for reason in verdict.reason}
     for one, other in zip(plain, scaled, strict=True):
         for name in ("keep", "restore", "cut", "reason", "gave_up"):
             assert torch.equal(getattr(one, name), getattr(other, name))
@@ -328,7 +395,8 @@ def test_check_changes_nothing_in_place() -> None:
     _, memory = guard.check(reading(1, [1.0]), guard.start(1))
     before = {name: value.clone() for name, value in memory.items()}
     guard.check(reading(2, [math.inf]), memory)
-    assert all(torch.equal(before[name], memory[name]) for name in before)
+    for name, value in before.items():
+        torch.testing.assert_close(memory[name], value, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(

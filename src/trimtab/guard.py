@@ -19,11 +19,12 @@ from torch import Tensor
 from trimtab.errors import KnobError
 from trimtab.signals import Signals
 
-FINE, NOT_FINITE, EXPLODED = 0, 1, 2
+FINE, NOT_FINITE, EXPLODED, OVER_FIT = 0, 1, 2, 3
 GLITCHES = 3  # bad batches in a row that are believed to be such
 EARLY, EARLY_MARGIN = 10, 0.85  # up to this step a loss may rise by no more than this share of its level
-REASONS = ("", "the loss or the gradient is not finite", "the loss exploded")
+REASONS = ("", "the loss or the gradient is not finite", "the loss exploded", "the model over-fits")
 GAINS = (0.3, 0.05, 0.1)  # per reading: the fast mean, the slow mean, the noise
+RISES, LATER = 0.2, 0.5  # the gain of the mean rise between two validations, and the cut of a rate that over-fitted
 Memory = dict[str, Tensor]
 
 
@@ -62,6 +63,11 @@ class Guard:
     a rate passes, and one step of it may kill a network for good. There a smaller rise is bad (:data:`EARLY_MARGIN`),
     and a failure beyond the usual law cuts twice.
 
+    A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
+    than the snapshot and validates worse. Where the validation loss has risen so beyond
+    ``kept + 2 rises + rise max(|kept|, 2 % of the way made)``, with `rises` a moving mean of what it rises from one
+    validation to the next, the run goes back to the snapshot at half its rate.
+
     Args:
         margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.
         cut: factor on the learning rate per try.
@@ -69,6 +75,7 @@ class Guard:
         spacing: a new snapshot is due when this share of the steps so far has passed since the last, so that early ones
             lie close and later ones cost little; each restore brings them closer, for such a run needs them more ...
         longest: ... or this many steps. A restore loses no more than that, and what passed since the last reading.
+        rise: how many times its level a validation loss may rise while the training loss falls; None: it may for ever.
         in_checkpoint: whether ``Pilot.state_dict`` carries the snapshot (exact resume in the middle of trouble) or
             leaves it out (a smaller checkpoint; after a load the loaded weights are the snapshot).
 
@@ -81,17 +88,18 @@ class Guard:
     tries: int = 10
     spacing: float = 1 / 8
     longest: int = 256
+    rise: float | None = 0.05
     in_checkpoint: bool = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if not (
             self.margin > 0 and 0 < self.cut < 1 and self.tries >= 1 and 0 <= self.spacing < 1 and self.longest >= 1
-        ):
+        ) or (self.rise is not None and not self.rise >= 0):
             raise KnobError(
-                "A guard needs `margin > 0`, `0 < cut < 1`, `tries >= 1`, `0 <= spacing < 1` and `longest >= 1`, got "
-                f"margin={self.margin}, cut={self.cut}, tries={self.tries}, spacing={self.spacing}, "
-                f"longest={self.longest}."
+                "A guard needs `margin > 0`, `0 < cut < 1`, `tries >= 1`, `0 <= spacing < 1`, `longest >= 1` and "
+                f"`rise >= 0` or None, got margin={self.margin}, cut={self.cut}, tries={self.tries}, "
+                f"spacing={self.spacing}, longest={self.longest}, rise={self.rise}."
             )
 
     def start(self, members: int) -> Memory:
@@ -100,8 +108,13 @@ class Guard:
         def full(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.full((members,), value, dtype=dtype)
 
+        means = torch.tensor([[math.nan, math.nan, 0.0]], dtype=torch.float64).repeat(members, 1)
         return {
-            "means": torch.tensor([[math.nan, math.nan, 0.0]], dtype=torch.float64).repeat(members, 1),
+            "means": means,
+            "kept_means": means,
+            "val": full(math.nan),
+            "kept_val": full(math.nan),
+            "rises": full(0.0),
             "first": full(math.nan),
             "best": full(math.inf),
             "kept_at": full(0, torch.int64),
@@ -109,6 +122,7 @@ class Guard:
             "tries": full(0, torch.int64),
             "glitches": full(0, torch.int64),
             "cuts": full(0, torch.int64),
+            "failures": full(0, torch.int64),
             "restores": full(0, torch.int64),
             "gave_up": full(0, torch.bool),
         }
@@ -116,7 +130,7 @@ class Guard:
     def is_due(self, step: Tensor, memory: Memory) -> Tensor:
         """Say for which members ``[B]`` the state before step ``step`` ``[B]`` should be held ready as a snapshot."""
         apart = step - memory["kept_at"]
-        wanted = (self.spacing * step / (1 + 4 * memory["restores"])).clamp(max=self.longest)
+        wanted = (self.spacing * step / (1 + 4 * memory["failures"])).clamp(max=self.longest)
         return ((memory["kept_at"] == 0) | (apart >= wanted)) & ~memory["gave_up"]
 
     def check(self, signals: Signals, memory: Memory) -> tuple[Verdict, Memory]:
@@ -127,31 +141,54 @@ class Guard:
             memory: what `start` or the last call handed back; not changed in place.
 
         Returns:
-            The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before.
+            The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before, or
+            the snapshot's own where the run over-fitted.
         """
         mean = signals.losses.to(torch.float64).mean(1)
         reason, is_calm, is_wild = self._reason(signals, mean, memory)
-        bad = (reason != FINE) & ~memory["gave_up"]
+        new = self._means(mean, memory, (reason != FINE) & ~memory["gave_up"])
+        val, rises, is_worse, over_fits = self._held_out(signals, new["means"], memory)
+        reason = torch.where((reason == FINE) & over_fits, OVER_FIT, reason).masked_fill(memory["gave_up"], FINE)
+        bad, back = reason != FINE, reason == OVER_FIT
         due = self.is_due(signals.step, memory)
-        kept = memory["kept_at"] > 0
-        lucky = bad & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
+        lucky = bad & ~back & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
         failed = (bad & ~lucky).to(torch.int64)
         tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + is_wild.to(torch.int64))
-        keep = due & ~bad | (due & ~kept)  # the very first state is kept whatever its loss: there is no other
-        cut = torch.pow(self.cut, cuts.to(torch.float64)).masked_fill(lucky, 1.0)
-        gave_up = memory["gave_up"] | (tries > self.tries)
-        new = self._means(mean, memory, bad)
+        # the very first state is kept whatever its loss: there is no other
+        keep = due & (~bad & ~is_worse | (memory["kept_at"] == 0))
+        cut = torch.where(back, LATER, self.cut) ** cuts.to(torch.float64)
         recovered = keep & ~bad & (memory["good"] + 1 >= 3)
+        means = torch.where(back[:, None], memory["kept_means"], new["means"])
         new |= {
-            "kept_at": torch.where(keep, signals.step, memory["kept_at"]),
+            "means": means,
+            "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
+            "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
+            "kept_val": torch.where(keep, val, memory["kept_val"]),
+            "rises": rises,
+            "kept_at": torch.where(keep | due & is_worse, signals.step, memory["kept_at"]),
             "good": (memory["good"] + 1).masked_fill(bad, 0),
             "tries": tries.masked_fill(recovered, 0),
             "glitches": (memory["glitches"] + lucky).masked_fill(recovered, 0),
             "cuts": cuts.masked_fill(keep, 0),  # a snapshot holds the rate as cut so far
+            "failures": memory["failures"] + (bad & ~back).to(torch.int64),
             "restores": memory["restores"] + bad.to(torch.int64),
-            "gave_up": gave_up,
+            "gave_up": memory["gave_up"] | (tries > self.tries),
         }
-        return Verdict(keep, bad, cut, reason.masked_fill(~bad, FINE), gave_up), new
+        return Verdict(keep, bad, cut.masked_fill(lucky, 1.0), reason, new["gave_up"]), new
+
+    def _held_out(self, signals: Signals, means: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Give the last validation loss, its mean rise, where it is worse at a better fit, where far worse: ``[B]``."""
+        val, kept, rises = memory["val"], memory["kept_val"], memory["rises"]
+        never = torch.zeros_like(memory["gave_up"])
+        if signals.val_loss is None or self.rise is None:
+            return val, rises, never, never
+        seen, now = signals.val_loss.isfinite(), signals.val_loss.to(torch.float64)
+        up = (now - val).clamp_min(0).nan_to_num(0.0)
+        val, rises = torch.where(seen, now, val), torch.where(seen, rises + RISES * (up - rises), rises)
+        is_worse = (val > kept) & (means[:, 0] < memory["kept_means"][:, 0])
+        way = (memory["first"] - kept).clamp_min(0)
+        is_far = val > kept + 2 * rises + self.rise * torch.fmax(kept.abs(), 0.02 * way)
+        return val, rises, is_worse, seen & is_worse & is_far
 
     def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Say what is wrong, where something not finite came out of nothing, where a rate is wild: ``[B]`` each."""
