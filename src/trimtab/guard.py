@@ -163,7 +163,7 @@ class Guard:
             "means": means,
             "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
             "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
-            "kept_val": torch.where(keep, val, memory["kept_val"]),
+            "kept_val": torch.where(keep & val.isfinite(), val, memory["kept_val"]),
             "rises": rises,
             "kept_at": torch.where(keep | due & is_worse, signals.step, memory["kept_at"]),
             "good": (memory["good"] + 1).masked_fill(bad, 0),
