@@ -17,7 +17,7 @@ from trimtab.bench.anylr.field import STATIC, Heat, contenders, field, run_heat
 from trimtab.bench.anylr.heat import drive, panel_for, replay, starts
 from trimtab.bench.anylr.page import as_json, as_markdown, score
 from trimtab.bench.anylr.peers import PEERS, compete
-from trimtab.bench.anylr.scores import bars, interquartile_mean, interval, percentile, standings, steps_to
+from trimtab.bench.anylr.scores import bars, interquartile_mean, interval, percentile, standings, steps_to, unseen
 from trimtab.bench.anylr.suite import LRS, SUITES, Entry, Halved, entries
 from trimtab.cli import main
 from trimtab.controllers import Constant, Policy
@@ -125,6 +125,23 @@ def test_a_bar_is_the_best_of_the_tuned_schedules() -> None:
     assert bar.best == pytest.approx(0.2)
     assert bar.winner == "constant from 0.1"
     assert bar.target == pytest.approx(0.33)
+
+
+def test_a_bar_on_unseen_seeds_is_of_who_is_best_on_the_others() -> None:
+    """Two alike but for luck: each seed is scored by who is lucky elsewhere. One clearly best is what it is."""
+    down = [1.0, 0.5, 0.1]
+    lucky = [
+        row("wsd", 0.1, [0.1, 0.3, 0.3], down),
+        row("cosine", 0.1, [0.3, 0.1, 0.3], down),
+        row("wsd", 1.0, [0.3, 0.3, None], down),
+    ]
+    assert unseen(lucky) == pytest.approx((0.3 + 0.3 + 0.3) / 3)
+    assert unseen([*lucky, row("cosine", 1.0, [0.05, 0.05, 0.11], down)]) == pytest.approx(0.07)
+    assert unseen([row("wsd", 0.1, [0.2], down), row("wsd", 1.0, [0.4], down)]) == pytest.approx(0.2)
+    found = standings([*lucky, row("mine", 0.1, [0.3, 0.3, 0.3], down)], torch.Generator().manual_seed(0))
+    mine = next(one for one in found if one.contender == "mine")
+    assert mine.unseen_median == mine.unseen_ninety == pytest.approx(1.0)
+    assert mine.regret_median == pytest.approx(0.9 / 0.7)
 
 
 def test_a_standing_counts_what_was_lost() -> None:
