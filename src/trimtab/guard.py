@@ -19,10 +19,17 @@ from torch import Tensor
 from trimtab.errors import KnobError
 from trimtab.signals import Signals
 
-FINE, NOT_FINITE, EXPLODED, OVER_FIT = 0, 1, 2, 3
+FINE, NOT_FINITE, EXPLODED, OVER_FIT, HARMED = 0, 1, 2, 3, 4
 GLITCHES = 3  # bad batches in a row that are believed to be such
 EARLY, EARLY_MARGIN = 10, 0.85  # up to this step a loss may rise by no more than this share of its level
-REASONS = ("", "the loss or the gradient is not finite", "the loss exploded", "the model over-fits")
+TRIAL, HARM = 7, 0.2  # up to this step only the first state is kept; a loss risen by this share of the first is harm
+REASONS = (
+    "",
+    "the loss or the gradient is not finite",
+    "the loss exploded",
+    "the model over-fits",
+    "the first steps did harm",
+)
 GAINS = (0.3, 0.05, 0.1)  # per reading: the fast mean, the slow mean, the noise
 RISES, LATER = 0.2, 0.5  # the gain of the mean rise between two validations, and the cut of a rate that over-fitted
 Memory = dict[str, Tensor]
@@ -35,7 +42,8 @@ class Verdict:
     Attributes:
         keep: ``[B]`` bool, take the state before this step as the new snapshot.
         restore: ``[B]`` bool, go back to the snapshot.
-        cut: ``[B]`` factor in (0, 1] on the snapshot's learning rate, where restored.
+        cut: ``[B]`` factor in (0, 1] on the snapshot's learning rate, where restored; for no rate is the controller's
+            own, where that is lower, given up, nor where the first steps did harm.
         reason: ``[B]`` int64, index into :data:`REASONS`.
         gave_up: ``[B]`` bool, the tries are used up: the snapshot is the result, the rate stays at its lowest.
     """
@@ -62,6 +70,11 @@ class Guard:
     Up to step 10 there is little to lose and much to learn: the untouched network's loss is a bound that only too high
     a rate passes, and one step of it may kill a network for good. There a smaller rise is bad (:data:`EARLY_MARGIN`),
     and a failure beyond the usual law cuts twice.
+
+    The first seven of them are a trial: no state but the first is kept, so that failures go back to the untouched
+    weights. Where a mean of losses in them was above the first loss by a fifth (:data:`HARM`), short of a failure, the
+    run goes back too, once, at the rate that the controller has come to by then: a net that one far too large step has
+    thrown about does not recover what it loses.
 
     A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
     than the snapshot and validates worse. Where the validation loss has risen so beyond
@@ -115,6 +128,7 @@ class Guard:
             "val": full(math.nan),
             "kept_val": full(math.nan),
             "rises": full(0.0),
+            "worst": full(-math.inf),
             "first": full(math.nan),
             "best": full(math.inf),
             "kept_at": full(0, torch.int64),
@@ -131,7 +145,7 @@ class Guard:
         """Say for which members ``[B]`` the state before step ``step`` ``[B]`` should be held ready as a snapshot."""
         apart = step - memory["kept_at"]
         wanted = (self.spacing * step / (1 + 4 * memory["failures"])).clamp(max=self.longest)
-        return ((memory["kept_at"] == 0) | (apart >= wanted)) & ~memory["gave_up"]
+        return ((memory["kept_at"] == 0) | (apart >= wanted) & (step > TRIAL)) & ~memory["gave_up"]
 
     def check(self, signals: Signals, memory: Memory) -> tuple[Verdict, Memory]:
         """Judge a reading.
@@ -142,17 +156,22 @@ class Guard:
 
         Returns:
             The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before, or
-            the snapshot's own where the run over-fitted.
+            the snapshot's own where the run over-fitted or the first steps did harm.
         """
         mean = signals.losses.to(torch.float64).mean(1)
         reason, is_calm, is_wild = self._reason(signals, mean, memory)
         new = self._means(mean, memory, (reason != FINE) & ~memory["gave_up"])
         val, rises, is_worse, over_fits = self._held_out(signals, new["means"], memory)
-        reason = torch.where((reason == FINE) & over_fits, OVER_FIT, reason).masked_fill(memory["gave_up"], FINE)
-        bad, back = reason != FINE, reason == OVER_FIT
+        worst = torch.where(
+            (reason == FINE) & (signals.step <= TRIAL), torch.fmax(memory["worst"], mean), memory["worst"]
+        )
+        is_harmed = (signals.step == TRIAL) & (worst > memory["first"] + HARM * memory["first"].abs())
+        reason = torch.where((reason == FINE) & over_fits, OVER_FIT, reason)
+        reason = torch.where((reason == FINE) & is_harmed, HARMED, reason).masked_fill(memory["gave_up"], FINE)
+        bad, back = reason != FINE, reason >= OVER_FIT
         due = self.is_due(signals.step, memory)
         lucky = bad & ~back & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
-        failed = (bad & ~lucky).to(torch.int64)
+        failed = (bad & ~lucky & (reason != HARMED)).to(torch.int64)
         tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + is_wild.to(torch.int64))
         # the very first state is kept whatever its loss: there is no other
         keep = due & (~bad & ~is_worse | (memory["kept_at"] == 0))
@@ -162,6 +181,7 @@ class Guard:
         new |= {
             "means": means,
             "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
+            "worst": worst,
             "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
             "kept_val": torch.where(keep & val.isfinite(), val, memory["kept_val"]),
             "rises": rises,
@@ -174,7 +194,8 @@ class Guard:
             "restores": memory["restores"] + bad.to(torch.int64),
             "gave_up": memory["gave_up"] | (tries > self.tries),
         }
-        return Verdict(keep, bad, cut.masked_fill(lucky, 1.0), reason, new["gave_up"]), new
+        cut = cut.masked_fill(lucky | (reason == HARMED), 1.0)
+        return Verdict(keep, bad, cut, reason, new["gave_up"]), new
 
     def _held_out(self, signals: Signals, means: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Give the last validation loss, its mean rise, where it is worse at a better fit, where far worse: ``[B]``."""

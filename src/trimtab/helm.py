@@ -20,7 +20,7 @@ from trimtab.controller import Controller
 from trimtab.copies import select
 from trimtab.errors import OrderError
 from trimtab.features import Features, Memory
-from trimtab.guard import FINE, Guard, Verdict
+from trimtab.guard import FINE, HARMED, Guard, Verdict
 from trimtab.knobs import Panel
 from trimtab.signals import Observation, Signals
 
@@ -163,19 +163,21 @@ class Helm:
         here = new | {"position": old["position"], "values": old["values"]}
         saved = old["saved"]
         if bool(verdict.restore.any()):
-            new = select(verdict.restore, self._cut(saved, verdict), new)
+            new = select(verdict.restore, self._cut(saved, verdict, new["position"]), new)
         if bool(verdict.keep.any()):
             saved = select(verdict.keep, here, saved)
         return verdict, new | {"guard": judged, "saved": saved}
 
-    def _cut(self, saved: HelmState, verdict: Verdict) -> HelmState:
-        """Give the snapshot's knobs with the learning rate cut; all the way down where the guard has given up."""
+    def _cut(self, saved: HelmState, verdict: Verdict, now: Tensor) -> HelmState:
+        """Give the snapshot's knobs with the rate cut, at most the controller's own; at the lowest where it gave up."""
         if self._lr is None:
             return saved
         lr = self.panel[self._lr]
         here, cut = saved["position"][..., self._lr], verdict.cut[:, None]  # [B, S], [B, 1]
         less = -torch.log(cut) / lr.span if lr.scale == "log" else here - lr.to_unit(lr.from_unit(here) * cut)
-        less = torch.where(verdict.gave_up[:, None], math.inf, torch.where(cut < 1, less, 0.0))
+        own = here - now[..., self._lr]
+        less = torch.where(cut < 1, torch.maximum(less, own), torch.where(verdict.reason[:, None] == HARMED, own, 0.0))
+        less = less.masked_fill(verdict.gave_up[:, None], math.inf)
         column = torch.arange(len(self.panel), device=less.device) == self._lr
         position = saved["position"] - torch.where(column, less[..., None], 0.0)
         position = position.clamp(0, 1)

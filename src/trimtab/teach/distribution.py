@@ -1,4 +1,4 @@
-"""Distribution: the lessons that a controller is taught on, ``teach-v1``, ``-v2`` or ``-v3``.
+"""Distribution: the lessons that a controller is taught on, ``teach-v1`` to ``-v4``.
 
 A lesson is an exercise, an optimizer, a horizon and where the knobs begin. All of it follows from the lesson's number.
 `docs/teaching.md` states the laws of the draw; a change to them is a new version.
@@ -32,7 +32,10 @@ LONG = (1000, 3000)  # the shortest and the longest horizon of clean lessons
 RESERVED = 10_000  # lessons below are for examinations and are never taught on
 LOOKS = 20  # times the controller sees the validation loss, in lessons where it does
 PACE = 0.15  # how much a lesson's training losses count beside its end; more teaches to learn by heart
-UNHURRIED: dict[str, tuple[Kind, ...]] = {"teach-v3": ("few",)}  # kinds whose training losses do not count at all
+UNHURRIED: dict[str, tuple[Kind, ...]] = {
+    "teach-v3": ("few",),
+    "teach-v4": ("few",),
+}  # kinds whose training losses do not count at all
 SHARE_SEEING = 0.5  # of lessons, in which the controller sees validation losses
 SHARE_DEFAULT = 0.5  # of knobs other than lr, that begin at the rule's default
 
@@ -137,7 +140,7 @@ class Distribution:
         pool: how many lessons there are to teach on, in turn; 0: no end of them.
         sources: names in :data:`trimtab.teach.sources.FLAT`; with others than the usual ones, which every machine
             has, a lesson's number means another lesson.
-        name: "teach-v1", or "teach-v2" and "teach-v3", in which some lessons are of other kinds; `horizons` is not for
+        name: "teach-v1", or "teach-v2" to "teach-v4", in which some lessons are of other kinds; `horizons` is not for
             clean ones.
 
     Raises:

@@ -1,9 +1,10 @@
 """Exercise: a small base-model problem to teach on, drawn from its seed alone.
 
 Most of them are random teachers (a tanh network that names classes or estimates a number), the rest real sets, thinned
-and with some labels spoilt; perceptrons mostly, and small convolutional, recurrent and attention networks.
+and with some labels spoilt, and texts of random Markov chains; perceptrons mostly, and small convolutional, recurrent
+and attention networks.
 
-Letters: ``n`` examples of a batch, ``N`` of a split, ``D`` inputs, ``C`` classes.
+Letters: ``n`` examples of a batch, ``N`` of a split, ``D`` inputs, ``C`` classes, ``L`` places of a text.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SEEN = 300  # validation examples at most: looks at more would cost more than th
 
 @final
 class Exercise:
-    """A task of the distributions ``teach-v1`` to ``teach-v3``; pickled as its seed, sources and kind.
+    """A task of the distributions ``teach-v1`` to ``teach-v4``; pickled as its seed, sources and kind.
 
     Args:
         seed: everything follows from it.
@@ -69,7 +70,7 @@ class Exercise:
         y = self.data("train")[1]
         if y.is_floating_point():
             return float(y.double().var(correction=0))
-        share = torch.bincount(y).double() / len(y)
+        share = torch.bincount(y.flatten()).double() / y.numel()
         return float(-(share * share.clamp_min(1e-12).log()).sum())
 
     def build(self, seed: int) -> nn.Module:
@@ -80,7 +81,7 @@ class Exercise:
         )
 
     def data(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Give inputs ``[N, D]`` float32, standardised, and classes ``[N]`` int64 or numbers ``[N]`` float32."""
+        """Give inputs ``[N, D]`` float32, standardised, and classes or numbers ``[N]``; of a text both ``[N, L]``."""
         return self._splits[split]
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
@@ -100,11 +101,12 @@ class Exercise:
         rest = SCORED if s.source in INVENTED else len(x) // 5
         val = min((len(x) - rest) // 5, SEEN)
         train = len(x) - rest - val
-        deviation, mean = torch.std_mean(x[:train], 0)
-        x = (x - mean) / deviation.clamp_min(1e-3)
+        if x.is_floating_point():
+            deviation, mean = torch.std_mean(x[:train], 0)
+            x = ((x - mean) / deviation.clamp_min(1e-3)).float()
         bounds: dict[Split, slice] = {
             "train": slice(0, train),
             "val": slice(train, train + val),
             "test": slice(train + val, None),
         }
-        return {split: (x[rows].float(), y[rows]) for split, rows in bounds.items()}
+        return {split: (x[rows], y[rows]) for split, rows in bounds.items()}

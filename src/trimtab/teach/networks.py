@@ -1,8 +1,9 @@
-"""Networks of exercises: perceptrons, convolutions with batch norm, recurrent nets and attention, all small.
+"""Networks of exercises: perceptrons, convolutions with batch norm, recurrent nets, attention, all small.
 
-Those that read images or sequences take a row of 64 numbers as 8 by 8. Everything runs under ``torch.func.vmap``.
+Those that read images or sequences take a row of 64 numbers as 8 by 8; the transformer reads symbols. Everything runs
+under ``torch.func.vmap``.
 
-Letters: ``n`` examples, ``D`` inputs, ``C`` outputs, ``h`` units.
+Letters: ``n`` examples, ``D`` inputs, ``C`` outputs, ``h`` units, ``L`` places of a text.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-Family = Literal["mlp", "cnn", "gru", "attention"]
-FAMILIES: dict[Family, float] = {"mlp": 0.8, "cnn": 0.08, "gru": 0.06, "attention": 0.06}
+Family = Literal["mlp", "cnn", "gru", "attention", "transformer"]
+FAMILIES: dict[Family, float] = {"mlp": 0.8, "cnn": 0.08, "gru": 0.06, "attention": 0.06}  # of usual exercises
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 SIDE = 8  # of an image; also how many rows a sequence has, and how wide they are
 
@@ -27,21 +28,24 @@ def network(
 
     Args:
         family: which kind.
-        inputs: ``D``; :data:`SIDE` squared for all but "mlp".
+        inputs: ``D``; :data:`SIDE` squared for all but "mlp"; ``L`` for "transformer".
         outputs: ``C``.
-        widths: units (or channels) of the hidden layers; the first one alone for "gru" and "attention".
+        widths: units (or channels) of the hidden layers; the first one alone for "gru" and "attention"; of
+            "transformer" as many layers of the first one.
         activation: a name in :data:`ACTIVATIONS`.
         gain: factor on the first weights.
         has_norm: whether batch norm stands before a perceptron's activations; convolutions always have it.
 
     Returns:
-        A network from ``[n, D]`` to ``[n, C]``.
+        A network from ``[n, D]`` to ``[n, C]``; "transformer" from ``[n, L]`` symbols to ``[n, L, C]``.
     """
     made: nn.Module
     if family == "mlp":
         made = _perceptron(inputs, outputs, widths, activation, has_norm)
     elif family == "cnn":
         made = _convolutional(outputs, widths, activation)
+    elif family == "transformer":
+        made = Transformer(inputs, outputs, widths[0], len(widths), activation)
     else:
         made = Recurrent(widths[0], outputs) if family == "gru" else Attention(widths[0], outputs, activation)
     with torch.no_grad():
@@ -102,9 +106,32 @@ class Recurrent(nn.Module):
         return logits
 
 
+class Block(nn.Module):
+    """Pre-norm attention of a single head, then a layer on each place: ``[n, L, h]`` to the same.
+
+    Args:
+        width: ``h``.
+        activation: a name in :data:`ACTIVATIONS`.
+    """
+
+    def __init__(self, width: int, activation: str) -> None:
+        super().__init__()
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.heads, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mix = nn.Sequential(nn.Linear(width, 2 * width), ACTIVATIONS[activation](), nn.Linear(2 * width, width))
+
+    def forward(self, tokens: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """``[n, L, h]`` to the same; `unseen` ``[L, L]`` is minus infinity where a place must not look."""
+        query, key, value = self.heads(self.before(tokens)).chunk(3, -1)
+        scores = query @ key.mT / math.sqrt(query.shape[-1])
+        weights = torch.softmax(scores if unseen is None else scores + unseen, -1)
+        tokens = tokens + self.merge(weights @ value)
+        return tokens + self.mix(self.between(tokens))  # type: ignore[no-any-return]
+
+
 @final
 class Attention(nn.Module):
-    """One pre-norm block of single-head attention over an image's rows, their mean, and a linear layer.
+    """One block of attention over an image's rows, their mean, and a linear layer.
 
     Args:
         width: ``h``.
@@ -115,17 +142,39 @@ class Attention(nn.Module):
     def __init__(self, width: int, outputs: int, activation: str) -> None:
         super().__init__()
         self.embed, self.place = nn.Linear(SIDE, width), nn.Parameter(0.1 * torch.randn(SIDE, width))
-        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.heads, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mix = nn.Sequential(nn.Linear(width, 2 * width), ACTIVATIONS[activation](), nn.Linear(2 * width, width))
-        self.out = nn.Linear(width, outputs)
+        self.block, self.out = Block(width, activation), nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, 64]`` to ``[n, C]``."""
-        tokens = self.embed(x.reshape(-1, SIDE, SIDE)) + self.place
-        query, key, value = self.heads(self.before(tokens)).chunk(3, -1)
-        weights = torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
-        tokens = tokens + self.merge(weights @ value)
-        tokens = tokens + self.mix(self.between(tokens))
+        tokens = self.block(self.embed(x.reshape(-1, SIDE, SIDE)) + self.place)
         logits: Tensor = self.out(tokens.mean(1))
+        return logits
+
+
+@final
+class Transformer(nn.Module):
+    """Foretells each next symbol: causal blocks of attention, a norm, and a linear layer.
+
+    Args:
+        length: ``L``.
+        symbols: ``C``.
+        width: ``h``.
+        depth: blocks.
+        activation: a name in :data:`ACTIVATIONS`.
+    """
+
+    def __init__(self, length: int, symbols: int, width: int, depth: int, activation: str) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(symbols, width), nn.Parameter(0.1 * torch.randn(length, width))
+        self.blocks = nn.ModuleList(Block(width, activation) for _ in range(depth))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, symbols)
+        nn.init.normal_(self.embed.weight, std=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[n, L]`` int64 to ``[n, L, C]``."""
+        tokens, length = self.embed(x) + self.place, x.shape[-1]
+        future = torch.full((length, length), -torch.inf, device=tokens.device, dtype=tokens.dtype).triu(1)
+        for block in self.blocks:
+            tokens = block(tokens, future)
+        logits: Tensor = self.out(self.norm(tokens))
         return logits

@@ -11,13 +11,14 @@ from typing import Literal
 
 from trimtab.teach.draw import Draw
 from trimtab.teach.networks import ACTIVATIONS, FAMILIES, SIDE, Family
-from trimtab.teach.sources import FLAT, INVENTED, SIZES, SOURCES, SQUARE, Source, among
+from trimtab.teach.sources import FLAT, INVENTED, LENGTH, SIZES, SOURCES, SQUARE, Source, among
 
-Kind = Literal["usual", "clean", "image", "few"]
+Kind = Literal["usual", "clean", "image", "few", "text"]
 KINDS: dict[str, dict[Kind, float]] = {
     "teach-v1": {"usual": 1.0},
     "teach-v2": {"usual": 0.5, "clean": 0.3, "image": 0.1, "few": 0.1},
     "teach-v3": {"usual": 0.35, "clean": 0.25, "image": 0.15, "few": 0.25},
+    "teach-v4": {"usual": 0.3, "clean": 0.2, "image": 0.15, "few": 0.15, "text": 0.2},
 }
 """Every distribution there is, with the shares of its kinds."""
 
@@ -25,7 +26,7 @@ SKETCH, CHANGED = 1, 3  # what draws are for
 LARGE = 0.6  # share of random teachers that name 3,000 examples or more, which a small network does not learn by heart
 SMOOTH: dict[Source, float] = {"numbers": 0.7, "concrete": 0.1, "power-plant": 0.1, "yacht": 0.1}  # of clean numbers
 PICTURES: tuple[Source, ...] = ("digits", "classes", "fashion")  # of kind "image"
-NEEDED: tuple[Source, ...] = INVENTED  # by the kinds beside the usual one
+NEEDED: tuple[Source, ...] = ("classes", "numbers")  # by the kinds beside the usual one
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def sketch(seed: int, sources: Iterable[str] = SOURCES, kind: Kind = "usual") ->
         seed: everything follows from it.
         sources: names in :data:`trimtab.teach.sources.FLAT`.
         kind: "usual"; "clean", a number almost without noise; "image", a convolutional net on labels none of which is
-            spoilt; "few", a small noisy set that is soon learned by heart.
+            spoilt; "few", a small noisy set that is soon learned by heart; "text", a small transformer that foretells
+            each next symbol.
 
     Returns:
         The sketch.
@@ -161,9 +163,26 @@ def _few(usual: Sketch, draw: Draw, sources: Iterable[str]) -> Sketch:
     )
 
 
+def _text(usual: Sketch, draw: Draw, sources: Iterable[str]) -> Sketch:
+    return replace(
+        usual,
+        family="transformer",
+        source="text",
+        rows=draw.log_whole(300, 3000),
+        inputs=LENGTH,
+        classes=draw.whole(8, 24),
+        noise=0.0,
+        widths=(draw.log_whole(8, 24),) * draw.whole(1, 2),
+        gain=draw.one_of((0.5, 1.0, 1.0, 2.0)),
+        has_norm=False,
+        batch_size=draw.one_of((8, 16)),
+    )
+
+
 CHANGES: dict[Kind, Callable[[Sketch, Draw, Iterable[str]], Sketch]] = {
     "clean": _clean,
     "image": _image,
     "few": _few,
+    "text": _text,
 }
 """What other kinds than the usual one change of a sketch."""

@@ -1,10 +1,11 @@
 """Sources: where an exercise's examples come from, and how often each is drawn.
 
-Random tanh networks name classes or give numbers; scikit-learn carries digits, breast cancer and wine. Fashion-MNIST
+Random tanh networks name classes or give numbers, random Markov chains write texts; scikit-learn carries digits, breast
+cancer and wine. Fashion-MNIST
 and three UCI tables are drawn from only where they are asked for, because a machine may not have them. What the shipped
 tasks validate or test on is nowhere among them: of digits and Fashion-MNIST only the training rows are read.
 
-Letters: ``N`` examples, ``D`` inputs, ``C`` classes.
+Letters: ``N`` examples, ``D`` inputs, ``C`` classes or symbols, ``L`` places of a text.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from trimtab.tasks.uci import SITE
 from trimtab.teach.draw import Draw
 from trimtab.teach.networks import SIDE
 
-Source = Literal["digits", "cancer", "wine", "classes", "numbers", "fashion", "concrete", "power-plant", "yacht"]
+Source = Literal[
+    "digits", "cancer", "wine", "classes", "numbers", "fashion", "concrete", "power-plant", "yacht", "text"
+]
 SOURCES: tuple[Source, ...] = ("digits", "cancer", "wine", "classes", "numbers")  # what every machine has
-INVENTED: tuple[Source, ...] = ("classes", "numbers")
+INVENTED: tuple[Source, ...] = ("classes", "numbers", "text")
 FLAT: dict[Source, float] = {"digits": 0.15, "cancer": 0.1, "wine": 0.05, "classes": 0.45, "numbers": 0.25}
 FLAT |= {"fashion": 0.15, "concrete": 0.05, "power-plant": 0.05, "yacht": 0.05}
 SQUARE: dict[Source, float] = {"digits": 0.4, "classes": 0.4, "numbers": 0.2}  # of networks that read 8 by 8
@@ -53,6 +56,7 @@ FILES: dict[Source, tuple[DataFile, ...]] = {
 }
 FILES |= {"fashion": (FASHION["train-images-idx3"], FASHION["train-labels-idx1"])}
 SCORED = 400  # examples of a random teacher's test split: many, for they are free and steady the fitness
+LENGTH = 16  # of a text
 TEACHER = 16  # hidden units of a random teacher
 PHOTO = 28  # pixels of a side of Fashion-MNIST's images
 
@@ -87,17 +91,20 @@ def examples(
     Args:
         source: where from.
         draw: decides.
-        rows: how many; a random teacher adds :data:`SCORED`, which are to be the test split.
+        rows: how many; what is invented adds :data:`SCORED`, which are to be the test split.
         inputs: ``D`` of a random teacher.
         classes: ``C``; 1 for a number.
         noise: share of labels replaced by a random one; for numbers the deviation of the noise added.
 
     Returns:
-        ``[N, D]`` float64, and ``[N]`` int64 classes or float32 numbers of deviation 1 before the noise.
+        ``[N, D]`` float64, and ``[N]`` int64 classes or float32 numbers of deviation 1 before the noise; of "text"
+        ``[N, L]`` int64 symbols and, for each, the next.
 
     Raises:
         DataError: the data is not there; says how to get it.
     """
+    if source == "text":
+        return _written(draw, rows + SCORED, classes)
     if source in INVENTED:
         x, answer = _invented(draw, rows + SCORED, inputs, classes)
     else:
@@ -115,6 +122,18 @@ def _invented(draw: Draw, count: int, inputs: int, classes: int) -> tuple[Tensor
     answer = torch.tanh(x @ first) @ draw.normal(TEACHER, classes)
     answer = (answer - answer.mean(0)) / answer.std(0)
     return x, answer[:, 0] if classes == 1 else answer.argmax(1)
+
+
+def _written(draw: Draw, count: int, symbols: int) -> tuple[Tensor, Tensor]:
+    """Let a random Markov chain write that looks two symbols back: ``[N, L]`` int64, and each one's next."""
+    sharpness = draw.log_uniform(1.0, 4.0)
+    last, one_before = draw.normal(1, symbols, symbols), draw.normal(symbols, 1, symbols)
+    table = torch.softmax(sharpness * (last + one_before), -1).cumsum(-1)  # [one before, last, next]
+    text = [(draw.uniforms(count) * symbols).long() for _ in range(2)]
+    for dice in draw.uniforms(LENGTH - 1, count):
+        text.append((dice[:, None] > table[text[-2], text[-1]]).sum(-1).clamp(max=symbols - 1))
+    written = torch.stack(text, 1)
+    return written[:, :-1], written[:, 1:]
 
 
 def _taken(source: Source, draw: Draw, count: int) -> tuple[Tensor, Tensor]:
