@@ -66,6 +66,43 @@ def train(kind: str, fault: str, *, guard: bool = True, every: int = 10, seed: i
     return val_loss(net), pilot
 
 
+def test_harm_of_the_first_steps_is_undone() -> None:
+    """From a rate that does harm but explodes nothing, step 7 leads back to the first weights, at the rate since found."""
+
+    class Braking:
+        """Comes down by a factor of ten at each of the first readings."""
+
+        name, needs = "braking", frozenset()
+
+        def prior(self, panel: Any, horizon: Any) -> None:
+            """No schedule."""
+
+        def start(self, panel: Any, members: int, sites: int) -> dict[str, Any]:
+            """No memory."""
+            return {}
+
+        def act(self, seen: Any, state: Any) -> Any:
+            """Brake while the clock is early."""
+            return torch.full_like(seen.position, -1.0 if int(seen.signals.step) <= 7 else 0.0), state
+
+    net = TASK.build(0)
+    first = [parameter.detach().clone() for parameter in net.parameters()]
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.3)
+    pilot = trimtab.attach(optimizer, Braking(), model=net)
+    stream = Stream(TASK, [0])
+    for _ in range(7):
+        x, y, _ = stream.next()
+        loss = TASK.loss(net, Batch(x[0], y[0]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pilot.step(loss)
+        found = pilot.get_last_lr()[0]
+    assert all(torch.equal(old, new.detach()) for old, new in zip(first, net.parameters(), strict=True))
+    assert found < 0.03
+    assert "the first steps did harm; back to the first weights, at the lr found since" in pilot.explain()
+
+
 def learn_by_heart(guard: Any) -> tuple[list[float], Any]:
     """Fit forty noisy points by forty times as many weights; give the validation losses and the pilot."""
     draw = torch.Generator().manual_seed(0)

@@ -156,7 +156,7 @@ class Guard:
 
         Returns:
             The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before, or
-            the snapshot's own where the run over-fitted or the first steps did harm.
+            the snapshot's own where the run over-fitted or the first steps did harm; noise is not forgotten.
         """
         mean = signals.losses.to(torch.float64).mean(1)
         reason, is_calm, is_wild = self._reason(signals, mean, memory)
@@ -175,9 +175,11 @@ class Guard:
         tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + is_wild.to(torch.int64))
         # the very first state is kept whatever its loss: there is no other
         keep = due & (~bad & ~is_worse | (memory["kept_at"] == 0))
-        cut = torch.where(back, LATER, self.cut) ** cuts.to(torch.float64)
+        base = torch.full_like(mean, self.cut).masked_fill(back, LATER)
         recovered = keep & ~bad & (memory["good"] + 1 >= 3)
-        means = torch.where(back[:, None], memory["kept_means"], new["means"])
+        means = torch.where(
+            back[:, None], torch.cat([memory["kept_means"][:, :2], new["means"][:, 2:]], 1), new["means"]
+        )
         new |= {
             "means": means,
             "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
@@ -194,7 +196,7 @@ class Guard:
             "restores": memory["restores"] + bad.to(torch.int64),
             "gave_up": memory["gave_up"] | (tries > self.tries),
         }
-        cut = cut.masked_fill(lucky | (reason == HARMED), 1.0)
+        cut = (base ** cuts.to(mean)).masked_fill(lucky | (reason == HARMED), 1.0)
         return Verdict(keep, bad, cut, reason, new["gave_up"]), new
 
     def _held_out(self, signals: Signals, means: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:

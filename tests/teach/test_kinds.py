@@ -1,4 +1,4 @@
-"""Laws of teach-v2 and -v3: kinds come in their shares and keep to the page; lessons of teach-v1 are as they were."""
+"""Laws of teach-v2 to -v4: kinds come in their shares and keep to the page; lessons of teach-v1 are as they were."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trimtab.teach.sources import FLAT
 
 LR = Panel.of(["lr"])
 ALL = tuple(source for source in FLAT if source != "fashion")
-OTHER: tuple[Kind, ...] = ("clean", "image", "few")
+OTHER: tuple[Kind, ...] = ("clean", "image", "few", "text")
 
 
 class TestKinds(TaskContract):
@@ -45,7 +45,7 @@ def test_an_examination_may_have_lessons_of_each_kind() -> None:
     assert few[:3] == [one.number for one in lessons if one.task.kind == "few"]
 
 
-@pytest.mark.parametrize("name", ["teach-v2", "teach-v3"])
+@pytest.mark.parametrize("name", ["teach-v2", "teach-v3", "teach-v4"])
 def test_kinds_come_in_their_shares(name: str) -> None:
     """Of six hundred lessons each kind has its share within four standard errors; clean ones alone are long."""
     lessons = [Distribution((60, 100), name=name).taught(count) for count in range(600)]
@@ -61,10 +61,10 @@ def test_kinds_come_in_their_shares(name: str) -> None:
 def test_kinds_keep_to_the_page(kind: Kind) -> None:
     """Two hundred sketches of a kind lie within the ranges of the page."""
     drawn = [sketch(number, ALL, kind) for number in range(200)]
-    noise = {"clean": (0.0, 0.05), "image": (0.0, 0.0), "few": (0.2, 1.5)}[kind]
-    rows = {"clean": (308, 3000), "image": (598, 3000), "few": (150, 500)}[kind]
-    batches = {"clean": (32, 256), "image": (16, 64), "few": (16, 64)}[kind]
-    assert {"cnn" if kind == "image" else "mlp"} == {one.family for one in drawn}
+    noise = {"clean": (0.0, 0.05), "few": (0.2, 1.5)}.get(kind, (0.0, 0.0))
+    rows = {"clean": (308, 3000), "image": (598, 3000), "few": (150, 500), "text": (300, 3000)}[kind]
+    batches = {"clean": (32, 256), "image": (16, 64), "few": (16, 64), "text": (8, 16)}[kind]
+    assert {{"image": "cnn", "text": "transformer"}.get(kind, "mlp")} == {one.family for one in drawn}
     for one in drawn:
         assert noise[0] <= one.noise <= noise[1]
         assert rows[0] <= one.rows <= rows[1]
@@ -72,13 +72,17 @@ def test_kinds_keep_to_the_page(kind: Kind) -> None:
         assert one.batch_size <= one.rows // 2
         assert (kind == "image") == (one.inputs == 64)
         assert kind != "clean" or one.classes == 1
-    expected = {"clean": {"numbers", "concrete", "power-plant", "yacht"}, "image": {"digits", "classes"}}
+    expected = {
+        "clean": {"numbers", "concrete", "power-plant", "yacht"},
+        "image": {"digits", "classes"},
+        "text": {"text"},
+    }
     assert expected.get(kind, {"numbers", "classes"}) == {one.source for one in drawn}
 
 
 def test_every_kind_takes_a_step() -> None:
     """The first forty lessons build, and a step at 1e-3 moves two members' weights to finite losses of their own."""
-    for lesson in Distribution(name="teach-v2").examined(40):
+    for lesson in Distribution(name="teach-v4").examined(40):
         plant, seeds = lesson.plant(LR), lesson.seeds(2)
         values = torch.full((2, 1, 1), 1e-3, dtype=torch.float64)
         _, losses, _, _ = plant.step(plant.start(seeds), values, Stream(lesson.task, seeds).next(), 1, None)
@@ -89,7 +93,7 @@ def test_every_kind_takes_a_step() -> None:
 def test_a_kind_has_a_name_and_grids_of_its_own() -> None:
     """An exercise of another kind is another task, through pickle too, and its static runs are kept apart."""
     names = {Exercise(4, kind=kind).name for kind in ("usual", *OTHER)}
-    assert 4 == len(names)
+    assert 5 == len(names)
     copy = pickle.loads(pickle.dumps(Exercise(4, kind="few")))
     assert copy.name == "teach-4-few-v1"
     assert set(CHANGES) == set(OTHER)
@@ -108,24 +112,57 @@ def test_a_kind_has_a_name_and_grids_of_its_own() -> None:
     assert [one.task.name, plain.task.name] == made
 
 
-def test_only_small_noisy_sets_of_teach_v3_are_unhurried() -> None:
+def test_only_small_noisy_sets_are_unhurried_from_teach_v3_on() -> None:
     """Their cost is the held-out losses' alone; all other lessons, and those of teach-v2, count training losses too."""
     paces = {
         (name, lesson.task.kind): lesson.pace
-        for name in ("teach-v2", "teach-v3")
+        for name in ("teach-v2", "teach-v3", "teach-v4")
         for lesson in Distribution(name=name).examined(1, of_each_kind=True)
     }
-    assert {("teach-v3", "few"): 0.0} == {key: pace for key, pace in paces.items() if pace != PACE}
-    assert 8 == len(paces)
+    unhurried = {key: pace for key, pace in paces.items() if pace != PACE}
+    assert {("teach-v3", "few"): 0.0, ("teach-v4", "few"): 0.0} == unhurried
+    assert 13 == len(paces)
     lesson = next(one for one in Distribution(name="teach-v3").examined(40) if one.task.kind == "few")
     held = torch.tensor([-1.0, -2.0])
     assert torch.equal(1.5 * held, outcome(lesson, torch.rand(5, 2), held, held).cost())
 
 
+def test_a_text_is_written_by_a_chain_that_looks_two_symbols_back() -> None:
+    """Each next symbol is the text's own; two symbols together tell far more of it than one, and one than none."""
+    task = Exercise(7, kind="text")
+    x, y = task.data("train")
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    assert x.dtype == y.dtype == torch.int64
+    symbols = task.sketch.classes
+    assert symbols > int(x.max())
+    first, last, after = x[:, :-1].flatten(), x[:, 1:].flatten(), y[:, 1:].flatten()
+
+    def entropy(known: torch.Tensor, kinds: int) -> float:
+        """The conditional entropy of the next symbol, in nats, by counts."""
+        counts = torch.bincount(known * symbols + after, minlength=kinds * symbols).reshape(kinds, symbols).double()
+        shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+        return float(-(counts * shares.clamp_min(1e-12).log()).sum() / counts.sum())
+
+    none, one, two = entropy(0 * last, 1), entropy(last, symbols), entropy(first * symbols + last, symbols**2)
+    assert two < 0.9 * one < 0.9 * none
+    assert task.chance == pytest.approx(none, rel=0.05)
+
+
+def test_a_foreteller_does_not_see_what_it_foretells() -> None:
+    """A later symbol changes no earlier answer, and each changes its own place's."""
+    task = Exercise(7, kind="text")
+    net, x = task.build(0), task.data("val")[0][:1].clone()
+    before = net(x)
+    x[0, 9] = (x[0, 9] + 1) % task.sketch.classes
+    apart = (net(x) - before).detach().abs().amax(-1)[0]
+    assert float(apart[:9].max()) == 0.0
+    assert bool((apart[9:] > 0).all())
+
+
 def test_what_does_not_hold_is_told() -> None:
     """Another name is refused, and sources without the random teachers that the kinds need."""
-    with pytest.raises(TaskError, match="`name` out of teach-v1, teach-v2, teach-v3, got 'teach-v4'"):
-        Distribution(name="teach-v4")
+    with pytest.raises(TaskError, match="`name` out of teach-v1, teach-v2, teach-v3, teach-v4, got 'teach-v5'"):
+        Distribution(name="teach-v5")
     with pytest.raises(TaskError, match="classes and numbers among the `sources` of teach-v2"):
         Distribution(name="teach-v2", sources=("digits",))
 
