@@ -67,7 +67,7 @@ def train(kind: str, fault: str, *, guard: bool = True, every: int = 10, seed: i
 
 
 def test_harm_of_the_first_steps_is_undone() -> None:
-    """From a rate that does harm but explodes nothing, step 7 leads back to the first weights, at a rate found since."""
+    """From a rate that does harm but explodes nothing, step 7 leads to the first weights, at a rate found since."""
 
     class Braking:
         """Comes down by a factor of ten at each of the first readings."""
