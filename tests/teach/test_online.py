@@ -293,7 +293,7 @@ def test_a_knob_put_elsewhere_teaches_nothing() -> None:
 def test_weights_step_by_their_rate() -> None:
     """The first step of the weights has a root mean square of `lr`, and comes after so many decisions."""
     teaching = OnlineTeaching(taught(), lr=0.05, update_every=3)
-    mind = simulate(teaching, [0.01], [0], steps=14).state["mind"]  # readings 1 2 4 5 7 10; four are credited
+    mind = simulate(teaching, [0.01], [3], steps=14).state["mind"]  # readings 1 2 4 5 7 10; four are credited
     assert (1, 0) < (int(mind["updates"]), int(mind["count"]))
     change = torch.cat(
         [(mind["weights"][n][0] - w.detach().double()).flatten() for n, w in teaching.policy.named_parameters()]

@@ -23,7 +23,7 @@ from trimtab.teach.draw import Draw
 from trimtab.teach.examination import Grids
 from trimtab.teach.fitness import Grid
 from trimtab.teach.networks import FAMILIES
-from trimtab.teach.sketch import Sketch, sketch
+from trimtab.teach.sketch import NEEDED, Sketch, sketch
 from trimtab.teach.sources import FILES, FLAT, INVENTED, SIZES, SOURCES, SQUARE, Source, among, examples
 
 ASKED: tuple[Source, ...] = ("fashion", "concrete", "power-plant", "yacht")
@@ -84,7 +84,7 @@ def test_every_class_can_be_learned(ten: list[Exercise]) -> None:
             assert 2 <= min(map(len, found))
 
 
-@pytest.mark.parametrize("source", INVENTED)
+@pytest.mark.parametrize("source", NEEDED)
 def test_a_teachers_rule_is_the_same_in_all_rows(source: Source) -> None:
     """Without noise, least squares on random tanh units finds nearly all of what the scored rows say."""
     x, y = examples(source, Draw(5), rows=3000, inputs=3, classes=1 if source == "numbers" else 3, noise=0.0)
