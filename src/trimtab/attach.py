@@ -71,7 +71,8 @@ def attach(
         horizon: planned optimizer steps; None where unknown.
         schedule: the user's own scheduler on this optimizer. The pilot steps it and multiplies its values; do not
             step it yourself. ReduceLROnPlateau is stepped with each loss that `validate` gives.
-        validate: called without arguments to measure the validation loss; switching the model to evaluation mode and
+        validate: called without arguments to measure the validation loss, lower is better; the guard takes over-fitting
+            back by it (another measure: ``guard=Guard(rise=None)``). Switching the model to evaluation mode and
             back is its business. In a run over several ranks all of them give one; a rank that does not measure
             gives None there, and the loss is the mean of the others'.
         validate_every: optimizer steps between validations, a multiple of `every`; default ``5 * every``.
