@@ -5,15 +5,16 @@ import sys
 
 import pytest
 
-MOST_SECONDS = 0.150  # what an import may add before a user feels it beside torch's own second
+MOST = 0.15  # what an import may add, of torch's own second or two, before a user feels it
 
 LOADED = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
 TIMED = """
 import time
+first = time.process_time()
 import torch, numpy
-start = time.process_time()
+then = time.process_time()
 import trimtab
-print(time.process_time() - start)
+print((time.process_time() - then) / (then - first))
 """
 
 
@@ -31,6 +32,6 @@ def test_import_loads_torch_and_numpy_alone() -> None:
 
 
 @pytest.mark.slow
-def test_import_adds_at_most_150_milliseconds() -> None:
-    """`import trimtab`, once torch and numpy are there, takes at most 150 ms of CPU time (the best of five)."""
-    assert min(float(run(TIMED)) for _ in range(5)) <= MOST_SECONDS
+def test_import_adds_little_to_torch_s() -> None:
+    """`import trimtab` takes at most 15 % of the CPU time of `import torch, numpy` just before it (the best of five)."""
+    assert min(float(run(TIMED)) for _ in range(5)) <= MOST
