@@ -33,5 +33,5 @@ def test_import_loads_torch_and_numpy_alone() -> None:
 
 @pytest.mark.slow
 def test_import_adds_little_to_torch_s() -> None:
-    """`import trimtab` takes at most 15 % of the CPU time of `import torch, numpy` just before it (the best of five)."""
+    """`import trimtab` takes at most 15 % of the CPU time of `import torch, numpy` before it (the best of five)."""
     assert min(float(run(TIMED)) for _ in range(5)) <= MOST
