@@ -78,7 +78,7 @@ class Guard:
 
     A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
     than the snapshot and validates worse. Where the validation loss has risen so beyond
-    ``kept + 2 rises + rise max(|kept|, 2 % of the way made)``, with `rises` a moving mean of what it rises from one
+    ``kept + 2 rises + rise max(|kept|, 10 % of the way made)``, with `rises` a moving mean of what it rises from one
     validation to the next, the run goes back to the snapshot at half its rate.
 
     Args:
@@ -210,7 +210,7 @@ class Guard:
         val, rises = torch.where(seen, now, val), torch.where(seen, rises + RISES * (up - rises), rises)
         is_worse = (val > kept) & (means[:, 0] < memory["kept_means"][:, 0])
         way = (memory["first"] - kept).clamp_min(0)
-        is_far = val > kept + 2 * rises + self.rise * torch.fmax(kept.abs(), 0.02 * way)
+        is_far = val > kept + 2 * rises + self.rise * torch.fmax(kept.abs(), 0.1 * way)
         return val, rises, is_worse, seen & is_worse & is_far
 
     def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
