@@ -110,7 +110,7 @@ def test_ordinary_noise_raises_no_alarm(kind: str) -> None:
     assert float(cuts.min()) >= (0.25**3 if kind == "heavy-tailed batches" else 1.0)
 
 
-BY_HEART = 1.0 + (T / 400 - 1) ** 2  # lowest at step 401, 2 % above that at 458, 17 % at 566
+BY_HEART = 1.0 + (T / 400 - 1) ** 2  # lowest at step 401, 6 % above that at 500, 14 % at 550, 25 % at 600
 
 
 def test_what_is_learned_by_heart_is_taken_back() -> None:
@@ -164,9 +164,9 @@ def test_what_is_not_over_fitting(losses: Tensor, val: Tensor, guard: Guard) -> 
 
 
 def test_a_validation_loss_may_scatter() -> None:
-    """Of 64 courses of twenty looks, with 3 % of noise on a falling validation loss, few go back even once."""
+    """Of 64 courses of twenty looks, with 5 % of noise on a falling validation loss, few go back even once."""
     losses = FALLING.expand(64, -1)
-    verdicts = judged(losses, val=(0.2 + FALLING) * torch.exp(0.03 * noise(1000, 11, members=64)))
+    verdicts = judged(losses, val=(0.2 + FALLING) * torch.exp(0.05 * noise(1000, 11, members=64)))
     once = torch.stack([verdict.restore for verdict in verdicts]).any(0)
     assert float(once.double().mean()) < 0.05
 

@@ -32,6 +32,7 @@ REASONS = (
 )
 GAINS = (0.3, 0.05, 0.1)  # per reading: the fast mean, the slow mean, the noise
 RISES, LATER = 0.2, 0.5  # the gain of the mean rise between two validations, and the cut of a rate that over-fitted
+IN_A_ROW = 2  # validations that must be far too high: one of them may be chance
 Memory = dict[str, Tensor]
 
 
@@ -77,7 +78,7 @@ class Guard:
     thrown about does not recover what it loses.
 
     A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
-    than the snapshot and validates worse. Where the validation loss has risen so beyond
+    than the snapshot and validates worse. Where the validation loss is so twice in a row beyond
     ``kept + 2 rises + rise max(|kept|, 10 % of the way made)``, with `rises` a moving mean of what it rises from one
     validation to the next, the run goes back to the snapshot at half its rate.
 
@@ -128,6 +129,7 @@ class Guard:
             "val": full(math.nan),
             "kept_val": full(math.nan),
             "rises": full(0.0),
+            "over": full(0, torch.int64),
             "worst": full(-math.inf),
             "first": full(math.nan),
             "best": full(math.inf),
@@ -161,7 +163,7 @@ class Guard:
         mean = signals.losses.to(torch.float64).mean(1)
         reason, is_calm, is_wild = self._reason(signals, mean, memory)
         new = self._means(mean, memory, (reason != FINE) & ~memory["gave_up"])
-        val, rises, is_worse, over_fits = self._held_out(signals, new["means"], memory)
+        val, rises, over, is_worse, over_fits = self._held_out(signals, new["means"], memory)
         worst = torch.where(
             (reason == FINE) & (signals.step <= TRIAL), torch.fmax(memory["worst"], mean), memory["worst"]
         )
@@ -187,6 +189,7 @@ class Guard:
             "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
             "kept_val": torch.where(keep & val.isfinite(), val, memory["kept_val"]),
             "rises": rises,
+            "over": over.masked_fill(back, 0),
             "kept_at": torch.where(keep | due & is_worse, signals.step, memory["kept_at"]),
             "good": (memory["good"] + 1).masked_fill(bad, 0),
             "tries": tries.masked_fill(recovered, 0),
@@ -199,19 +202,30 @@ class Guard:
         cut = (base ** cuts.to(mean)).masked_fill(lucky | (reason == HARMED), 1.0)
         return Verdict(keep, bad, cut, reason, new["gave_up"]), new
 
-    def _held_out(self, signals: Signals, means: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Give the last validation loss, its mean rise, where it is worse at a better fit, where far worse: ``[B]``."""
-        val, kept, rises = memory["val"], memory["kept_val"], memory["rises"]
+    def _held_out(self, signals: Signals, means: Tensor, memory: Memory) -> tuple[Tensor, ...]:
+        """Judge a validation loss against the snapshot's.
+
+        Args:
+            signals: the reading.
+            means: ``[B, 3]`` of the training losses, this reading's among them.
+            memory: from before.
+
+        Returns:
+            ``[B]`` each: the last validation loss; its mean rise; how often in a row it was far worse at a better fit;
+            where it is worse at all; where it was far worse often enough.
+        """
+        val, kept, rises, over = memory["val"], memory["kept_val"], memory["rises"], memory["over"]
         never = torch.zeros_like(memory["gave_up"])
         if signals.val_loss is None or self.rise is None:
-            return val, rises, never, never
+            return val, rises, over, never, never
         seen, now = signals.val_loss.isfinite(), signals.val_loss.to(torch.float64)
         up = (now - val).clamp_min(0).nan_to_num(0.0)
         val, rises = torch.where(seen, now, val), torch.where(seen, rises + RISES * (up - rises), rises)
         is_worse = (val > kept) & (means[:, 0] < memory["kept_means"][:, 0])
         way = (memory["first"] - kept).clamp_min(0)
         is_far = val > kept + 2 * rises + self.rise * torch.fmax(kept.abs(), 0.1 * way)
-        return val, rises, is_worse, seen & is_worse & is_far
+        over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
+        return val, rises, over, is_worse, seen & (over >= IN_A_ROW)
 
     def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Say what is wrong, where something not finite came out of nothing, where a rate is wild: ``[B]`` each."""
