@@ -43,8 +43,8 @@ class Verdict:
     Attributes:
         keep: ``[B]`` bool, take the state before this step as the new snapshot.
         restore: ``[B]`` bool, go back to the snapshot.
-        cut: ``[B]`` factor in (0, 1] on the snapshot's learning rate, where restored; for no rate is the controller's
-            own, where that is lower, given up, nor where the first steps did harm.
+        cut: ``[B]`` factor in (0, 1] on the snapshot's learning rate, where restored; the helm takes the controller's
+            own rate instead where that is lower, and where the first steps did harm.
         reason: ``[B]`` int64, index into :data:`REASONS`.
         gave_up: ``[B]`` bool, the tries are used up: the snapshot is the result, the rate stays at its lowest.
     """
@@ -87,7 +87,7 @@ class Guard:
         cut: factor on the learning rate per try.
         tries: restores without a new snapshot in between, after which the guard gives up.
         spacing: a new snapshot is due when this share of the steps so far has passed since the last, so that early ones
-            lie close and later ones cost little; each restore brings them closer, for such a run needs them more ...
+            lie close and later ones cost little; each failure brings them closer, for such a run needs them more ...
         longest: ... or this many steps. A restore loses no more than that, and what passed since the last reading.
         rise: how many times its level a validation loss may rise while the training loss falls; None: it may for ever.
         in_checkpoint: whether ``Pilot.state_dict`` carries the snapshot (exact resume in the middle of trouble) or
