@@ -160,11 +160,11 @@ def test_a_live_run_learns_what_a_simulated_one_learns() -> None:
 
 @pytest.mark.slow
 def test_it_learns_within_its_runs() -> None:
-    """From nothing, over twelve runs of bowls from rates too low or too high, it ends lower than no move."""
+    """From nothing, over two dozen runs of bowls from rates too low or too high, it ends far lower than no move."""
     setting = Setting(task_named("quadratic-v1"), prior="hold")
     plant, still = setting.plant(), Policy.for_panel(LR, 8, prior="hold")
     control, ends = ModelControl(still, kept=256), []
-    for number in range(14):
+    for number in range(24):
         numbers = [200 + 2 * number, 201 + 2 * number]
         for who in (control, still):
             values, guard = setting.values(plant, numbers), trimtab.Guard()
@@ -173,8 +173,8 @@ def test_it_learns_within_its_runs() -> None:
             if who is control:
                 after = control.after(done.state["mind"])
         control = after
-    learned, unmoved = torch.stack(ends).reshape(14, 2)[-5:].mean(0).tolist()
-    assert learned < unmoved - 0.1
+    learned, unmoved = torch.stack(ends).reshape(24, 2)[-5:].mean(0).tolist()
+    assert learned < unmoved - 0.3
 
 
 def test_settings_that_do_not_hold_are_refused() -> None:
