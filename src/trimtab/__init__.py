@@ -10,8 +10,12 @@
         pilot.step(loss)
         optimizer.zero_grad()
 
-``import trimtab`` loads torch and numpy alone; everything else is imported where it is used.
+``import trimtab`` loads torch and numpy alone; everything else is imported where it is used. What a run that is only
+steered never needs, the simulator and the tasks, is loaded when it is first asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from trimtab.attach import attach as attach
 from trimtab.attach import default_knobs as default_knobs
@@ -34,7 +38,6 @@ from trimtab.knobs import Panel as Panel
 from trimtab.loss_knob import LossKnob as LossKnob
 from trimtab.loss_knob import relaxed_dropout as relaxed_dropout
 from trimtab.pilot import Pilot as Pilot
-from trimtab.plant import Plant as Plant
 from trimtab.rollout import rollout as rollout
 from trimtab.signals import Observation as Observation
 from trimtab.signals import Signals as Signals
@@ -43,12 +46,17 @@ from trimtab.sites import sites_of as sites_of
 from trimtab.task import Batch as Batch
 from trimtab.task import Reference as Reference
 from trimtab.task import Task as Task
-from trimtab.tasks import task_named as task_named
 from trimtab.trace import FullTrace as FullTrace
 from trimtab.trace import Trace as Trace
 from trimtab.trace import read_trace as read_trace
 
+if TYPE_CHECKING:
+    from trimtab.plant import Plant as Plant
+    from trimtab.tasks import task_named as task_named
+
 __version__ = "0.1.0"
+
+LATER = {"Plant": "trimtab.plant", "task_named": "trimtab.tasks"}
 
 __all__ = [
     "attach",
@@ -86,3 +94,14 @@ __all__ = [
     "TraceError",
     "TrimtabError",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load what is in :data:`LATER`."""
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})

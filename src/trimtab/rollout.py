@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,9 +21,11 @@ from trimtab.errors import KnobError, OrderError
 from trimtab.guard import Guard
 from trimtab.helm import Decision, Helm, HelmState, is_restored
 from trimtab.passage import Leg, Passage, Pause
-from trimtab.plant import Plant
 from trimtab.signals import EARLY, Signals
 from trimtab.stream import Stream
+
+if TYPE_CHECKING:
+    from trimtab.plant import Plant  # `import trimtab` does without the simulator
 
 
 @dataclass(frozen=True)
