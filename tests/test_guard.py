@@ -99,15 +99,14 @@ ORDINARY = {
 def test_ordinary_noise_raises_no_alarm(kind: str) -> None:
     """A thousand steps of an ordinary course are fine at every reading; early, heavy tails may cost some cuts.
 
-    Noise may also be taken for harm, once, which costs the first seven steps and cuts nothing.
+    How many, `tests/test_guard_noise.py` says. Noise may also be taken for harm, once, which cuts nothing.
     """
     verdicts = judged(ORDINARY[kind])
     early = torch.stack([verdict.restore & (verdict.reason != HARMED) for verdict in verdicts[:EARLY_READINGS]])
     assert not any(bool(verdict.reason.any()) for verdict in verdicts[EARLY_READINGS:])
     assert not bool(early.any()) or kind == "heavy-tailed batches"
     assert float(early.any(0).double().mean()) < 0.5
-    cuts = torch.stack([verdict.cut for verdict in verdicts]).amin(0)  # of the first rate, the trial's together
-    assert float(cuts.min()) >= (0.25**3 if kind == "heavy-tailed batches" else 1.0)
+    assert all(float(verdict.cut.min()) == 1.0 for verdict in verdicts) or kind == "heavy-tailed batches"
 
 
 BY_HEART = 1.0 + (T / 400 - 1) ** 2  # lowest at step 401, 6 % above that at 500, 14 % at 550, 25 % at 600
