@@ -1,9 +1,9 @@
 """Sources: where an exercise's examples come from, and how often each is drawn.
 
 Random tanh networks name classes or give numbers, random Markov chains write texts; scikit-learn carries digits, breast
-cancer and wine. Fashion-MNIST
-and three UCI tables are drawn from only where they are asked for, because a machine may not have them. What the shipped
-tasks validate or test on is nowhere among them: of digits and Fashion-MNIST only the training rows are read.
+cancer and wine. Fashion-MNIST and three UCI tables are drawn from only where they are asked for, because a machine may
+not have them. What the shipped tasks validate or test on is nowhere among them: of digits and Fashion-MNIST only the
+training rows are read.
 
 Letters: ``N`` examples, ``D`` inputs, ``C`` classes or symbols, ``L`` places of a text.
 """
