@@ -25,7 +25,7 @@ ROWS = {"any-lr-v1": ROOT / "results/any-lr.jsonl", "generalize-v1": ROOT / "res
 DOCS = ROOT / "docs"
 STATIC = ("constant", "cosine", "wsd", "onecycle")  # who sets the bar
 SHOWN = (*STATIC, DEFAULT, f"{DEFAULT}+val", "hypergradient", "prodigy-cosine")
-TAUGHT = ("trimtab-v1", "trimtab-v2", "trimtab-v3")  # each from the one before it, the first from nothing
+TAUGHT = ("trimtab-v1", "trimtab-v2", "trimtab-v3", "trimtab-v4")  # each from the one before it, the first from nothing
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from trimtab.controllers.spec import roles
 from trimtab.errors import TaskError
 
 FOLDER = Path(__file__).parent
-DEFAULT = "trimtab-v3"
+DEFAULT = "trimtab-v4"
 
 
 @cache
