@@ -219,7 +219,7 @@ def test_the_default_is_the_shipped_card() -> None:
     from trimtab.controllers.cards import card
 
     runs = []
-    for controller in (None, "trimtab-v4", card("trimtab-v3")):
+    for controller in (None, "trimtab-v4", card("trimtab-v4")):
         torch.manual_seed(0)
         optimizer = adam()
         pilot = trimtab.attach(optimizer, controller, horizon=30)
