@@ -13,7 +13,7 @@ def test_the_public_names_are_sorted() -> None:
 def test_the_public_names_are_those_that_are_there() -> None:
     """`trimtab.__all__` holds each public name of the package, its modules apart, and nothing else."""
     there = {
-        name for name, value in vars(trimtab).items() if not name.startswith("_") and not isinstance(value, ModuleType)
+        name for name in dir(trimtab) if not name.startswith("_") and not isinstance(getattr(trimtab, name), ModuleType)
     }
     assert there == set(trimtab.__all__)
 

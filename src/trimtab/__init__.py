@@ -14,8 +14,8 @@
 steered never needs, the simulator and the tasks, is loaded when it is first asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+import importlib
+import typing
 
 from trimtab.attach import attach as attach
 from trimtab.attach import default_knobs as default_knobs
@@ -50,13 +50,13 @@ from trimtab.trace import FullTrace as FullTrace
 from trimtab.trace import Trace as Trace
 from trimtab.trace import read_trace as read_trace
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from trimtab.plant import Plant as Plant
     from trimtab.tasks import task_named as task_named
 
 __version__ = "0.1.0"
 
-LATER = {"Plant": "trimtab.plant", "task_named": "trimtab.tasks"}
+_LATER = {"Plant": "trimtab.plant", "task_named": "trimtab.tasks"}
 
 __all__ = [
     "attach",
@@ -97,11 +97,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load what is in :data:`LATER`."""
-    if name not in LATER:
+    """Load what is in `_LATER`."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(LATER[name]), name)
+    return getattr(importlib.import_module(_LATER[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *LATER})
+    return sorted({*globals(), *_LATER})
