@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -110,6 +111,32 @@ def test_ordinary_noise_raises_no_alarm(kind: str) -> None:
 
 
 BY_HEART = 1.0 + (T / 400 - 1) ** 2  # lowest at step 401, 6 % above that at 500, 14 % at 550, 25 % at 600
+
+
+def keeps(verdicts: list[Verdict]) -> list[int]:
+    """List the steps at which the first member's state was kept."""
+    steps = [step for step, _ in windows(FALLING[None])]
+    return [step for step, verdict in zip(steps, verdicts, strict=True) if bool(verdict.keep[0])]
+
+
+def test_a_snapshot_is_taken_at_a_validation() -> None:
+    """Once two validations tell how far they lie apart; not where that is further than a restore may lose."""
+    falling = 0.1 + torch.exp(-T / 300)
+    often = keeps(judged(FALLING, val=falling, looks=50))
+    assert {0} == {step % 50 for step in often if step > 50}
+    assert len(often) >= 8
+    rare = keeps(judged(FALLING, val=falling, looks=300))
+    assert max(after - before for before, after in itertools.pairwise(rare)) <= 140
+    never = keeps(judged(FALLING, val=falling, looks=50, guard=Guard(rise=None)))
+    assert any(step % 50 for step in never if step > 50)
+
+
+def test_a_snapshot_is_not_held_for_long_to_a_loss_that_was_another_state_s() -> None:
+    """Validations lie far apart, the snapshot between two of them: the next one after going back tells its own loss."""
+    steps = torch.arange(6000, dtype=F64)
+    val = torch.where(steps < 650, 0.076, 0.187)
+    verdicts = judged(0.1 + 2.2 * torch.exp(-steps / 200), val=val, looks=300)
+    assert 1 == reasons(verdicts).count(OVER_FIT)
 
 
 def test_what_is_learned_by_heart_is_taken_back() -> None:

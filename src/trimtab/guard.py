@@ -78,9 +78,10 @@ class Guard:
     thrown about does not recover what it loses.
 
     A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
-    than the snapshot and validates worse. Where the validation loss is so twice in a row beyond
-    ``kept + 2 rises + rise max(|kept|, 10 % of the way made)``, with `rises` a moving mean of what it rises from one
-    validation to the next, the run goes back to the snapshot at half its rate.
+    than the snapshot and validates worse; and where validations lie no further apart than `longest` steps, or `spacing`
+    of the steps so far, none but at a validation, so that a snapshot's loss is its own. Where the validation loss is so
+    twice in a row beyond ``kept + 2 rises + rise max(|kept|, 10 % of the way made)``, with `rises` a moving mean of
+    what it rises from one validation to the next, the run goes back to the snapshot at half its rate.
 
     Args:
         margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.
@@ -128,6 +129,9 @@ class Guard:
             "kept_means": means,
             "val": full(math.nan),
             "kept_val": full(math.nan),
+            "val_at": full(0, torch.int64),
+            "val_apart": full(0, torch.int64),
+            "is_sure": full(0, torch.bool),
             "rises": full(0.0),
             "over": full(0, torch.int64),
             "worst": full(-math.inf),
@@ -147,7 +151,9 @@ class Guard:
         """Say for which members ``[B]`` the state before step ``step`` ``[B]`` should be held ready as a snapshot."""
         apart = step - memory["kept_at"]
         wanted = (self.spacing * step / (1 + 4 * memory["failures"])).clamp(max=self.longest)
-        return ((memory["kept_at"] == 0) | (apart >= wanted) & (step > TRIAL)) & ~memory["gave_up"]
+        rarely = (self.spacing * step).clamp_min(self.longest)
+        waits = (memory["val_apart"] <= rarely) & (step < memory["val_at"] + memory["val_apart"])
+        return ((memory["kept_at"] == 0) | (apart >= wanted) & (step > TRIAL) & ~waits) & ~memory["gave_up"]
 
     def check(self, signals: Signals, memory: Memory) -> tuple[Verdict, Memory]:
         """Judge a reading.
@@ -179,6 +185,9 @@ class Guard:
         keep = due & (~bad & ~is_worse | (memory["kept_at"] == 0))
         base = torch.full_like(mean, self.cut).masked_fill(back, LATER)
         recovered = keep & ~bad & (memory["good"] + 1 >= 3)
+        seen = self._is_seen(signals)
+        # the snapshot's own loss is not known where it was taken between two validations: the next one tells
+        own = torch.where(memory["val"].isposinf() & seen & ~memory["is_sure"], val, memory["kept_val"])
         means = torch.where(
             back[:, None], torch.cat([memory["kept_means"][:, :2], new["means"][:, 2:]], 1), new["means"]
         )
@@ -187,7 +196,10 @@ class Guard:
             "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
             "worst": worst,
             "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
-            "kept_val": torch.where(keep & val.isfinite(), val, memory["kept_val"]),
+            "kept_val": torch.where(keep & val.isfinite(), val, torch.fmax(own, memory["kept_val"])),
+            "val_at": torch.where(seen, signals.step, memory["val_at"]),
+            "val_apart": torch.where(seen, signals.step - memory["val_at"], memory["val_apart"]),
+            "is_sure": torch.where(keep, seen, memory["is_sure"]),
             "rises": rises,
             "over": over.masked_fill(back, 0),
             "kept_at": torch.where(keep | due & is_worse, signals.step, memory["kept_at"]),
@@ -201,6 +213,12 @@ class Guard:
         }
         cut = (base ** cuts.to(mean)).masked_fill(lucky | (reason == HARMED), 1.0)
         return Verdict(keep, bad, cut, reason, new["gave_up"]), new
+
+    def _is_seen(self, signals: Signals) -> Tensor:
+        """Say for which members ``[B]`` a validation loss is judged at this reading."""
+        if signals.val_loss is None or self.rise is None:
+            return torch.zeros_like(signals.step, dtype=torch.bool)
+        return signals.val_loss.isfinite()
 
     def _held_out(self, signals: Signals, means: Tensor, memory: Memory) -> tuple[Tensor, ...]:
         """Judge a validation loss against the snapshot's.
@@ -218,7 +236,7 @@ class Guard:
         never = torch.zeros_like(memory["gave_up"])
         if signals.val_loss is None or self.rise is None:
             return val, rises, over, never, never
-        seen, now = signals.val_loss.isfinite(), signals.val_loss.to(torch.float64)
+        seen, now = self._is_seen(signals), signals.val_loss.to(torch.float64)
         up = (now - val).clamp_min(0).nan_to_num(0.0)
         val, rises = torch.where(seen, now, val), torch.where(seen, rises + RISES * (up - rises), rises)
         is_worse = (val > kept) & (means[:, 0] < memory["kept_means"][:, 0])
