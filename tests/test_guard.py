@@ -107,7 +107,8 @@ def test_ordinary_noise_raises_no_alarm(kind: str) -> None:
     assert not any(bool(verdict.reason.any()) for verdict in verdicts[EARLY_READINGS:])
     assert not bool(early.any()) or kind == "heavy-tailed batches"
     assert float(early.any(0).double().mean()) < 0.5
-    assert all(float(verdict.cut.min()) == 1.0 for verdict in verdicts) or kind == "heavy-tailed batches"
+    cuts = torch.stack([verdict.cut for verdict in verdicts]).amin(0)  # of the first rate, the trial's together
+    assert float(cuts.min()) >= (0.25**3 if kind == "heavy-tailed batches" else 1.0)
 
 
 BY_HEART = 1.0 + (T / 400 - 1) ** 2  # lowest at step 401, 6 % above that at 500, 14 % at 550, 25 % at 600
