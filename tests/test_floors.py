@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    "errors",
+    "errors later",
     "knobs signals sites datasets ranks whole workers",
     "controller rules task probe features guard linkage loop columns layout loss_knob",
     "copies checkpoint",

@@ -38,13 +38,14 @@ def test_import_adds_at_most_150_milliseconds() -> None:
     assert min(float(run(TIMED)) for _ in range(5)) <= MOST_SECONDS
 
 
-def test_the_simulator_and_the_tasks_are_loaded_when_asked_for() -> None:
-    """A run that is only steered loads neither; both are there by name, and what is not is refused as ever."""
+def test_what_a_run_that_is_only_steered_never_needs_is_loaded_when_asked_for() -> None:
+    """Simulator, tasks, twins, hypergradients: all are there by name, and what is not is refused as ever."""
     code = """
 import sys
 import trimtab
-before = {"trimtab.plant", "trimtab.tasks"} & set(sys.modules)
-print(before == set(), {"Plant", "task_named"} <= set(dir(trimtab)), trimtab.Plant.__name__, hasattr(trimtab, "Plan"))
+heavy = {"trimtab.plant", "trimtab.tasks", "trimtab.rules", "trimtab.hypergrad.estimator"}
+print(heavy & set(sys.modules) == set(), {"Plant", "task_named"} <= set(dir(trimtab)), trimtab.Plant.__name__)
+print(trimtab.hypergrad.OneStep.__name__, "Implicit" in dir(trimtab.hypergrad), hasattr(trimtab, "Plan"))
 """
-    assert run(code).split() == ["True", "True", "Plant", "False"]
+    assert run(code).split() == ["True", "True", "Plant", "OneStep", "True", "False"]
     assert set(trimtab.__all__) <= set(dir(trimtab))

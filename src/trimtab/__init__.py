@@ -11,10 +11,9 @@
         optimizer.zero_grad()
 
 ``import trimtab`` loads torch and numpy alone; everything else is imported where it is used. What a run that is only
-steered never needs, the simulator and the tasks, is loaded when it is first asked for.
+steered never needs (the simulator, the tasks, hypergradients) is loaded when it is first asked for.
 """
 
-import importlib
 import typing
 
 from trimtab.attach import attach as attach
@@ -35,6 +34,7 @@ from trimtab.guard import Guard as Guard
 from trimtab.hypergrad import estimator_of as estimator_of
 from trimtab.knobs import Knob as Knob
 from trimtab.knobs import Panel as Panel
+from trimtab.later import later
 from trimtab.loss_knob import LossKnob as LossKnob
 from trimtab.loss_knob import relaxed_dropout as relaxed_dropout
 from trimtab.pilot import Pilot as Pilot
@@ -55,8 +55,6 @@ if typing.TYPE_CHECKING:
     from trimtab.tasks import task_named as task_named
 
 __version__ = "0.1.0"
-
-_LATER = {"Plant": "trimtab.plant", "task_named": "trimtab.tasks"}
 
 __all__ = [
     "attach",
@@ -95,13 +93,4 @@ __all__ = [
     "TrimtabError",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Load what is in `_LATER`."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+__getattr__, __dir__ = later(__name__, {"Plant": "trimtab.plant", "task_named": "trimtab.tasks"})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,7 +23,6 @@ from trimtab.gauge import Gauge
 from trimtab.guard import Guard
 from trimtab.helm import Helm
 from trimtab.hypergrad import estimator_of
-from trimtab.hypergrad.recorder import Recorder
 from trimtab.knobs import Knob, Panel
 from trimtab.linkage import Linkage
 from trimtab.pilot import Mode, Pilot
@@ -31,6 +30,9 @@ from trimtab.preconditions import check_company, check_needs, check_pace, check_
 from trimtab.snapshot import Snapshot
 from trimtab.trace import FullTrace, Header, Trace
 from trimtab.wheel import Wheel
+
+if TYPE_CHECKING:
+    from trimtab.hypergrad.recorder import Recorder
 
 SiteChoice = Literal["run", "groups"]
 DEFAULT_KNOBS = {"SGD": ("lr", "momentum", "weight_decay"), "RMSprop": ("lr", "momentum", "weight_decay")}
@@ -172,6 +174,8 @@ def _recorder(
     estimator = estimator_of(controller)
     if estimator is None:
         return None
+    from trimtab.hypergrad.recorder import Recorder  # most runs follow no hypergradient
+
     return Recorder(
         optimizer, panel, estimator, model=model, loss_fn=loss_fn, validation_loss=validation_loss, acts=acts
     )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from trimtab.rules import Slots
+if TYPE_CHECKING:
+    from trimtab.rules import Slots
 
 
 @dataclass(frozen=True)

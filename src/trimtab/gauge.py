@@ -11,20 +11,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from trimtab.checkpoint import copied, fitted
 from trimtab.errors import SignalError
-from trimtab.hypergrad.estimator import Memory, begun_again, factors_in
-from trimtab.hypergrad.per_parameter import shown
-from trimtab.hypergrad.recorder import Before, Recorder
 from trimtab.knobs import Panel
 from trimtab.probe import SAMPLE, STATISTICS, Probe
 from trimtab.ranks import averaged, local, shards, share
 from trimtab.signals import Signals, is_reading
+
+if TYPE_CHECKING:
+    from trimtab.hypergrad.estimator import Memory
+    from trimtab.hypergrad.recorder import Before, Recorder
 
 
 class Gauge:
@@ -98,7 +99,7 @@ class Gauge:
         if leads:
             self._last = (weight, grad)
         if follows and self._recorder is not None:
-            self._before = self._recorder.hold(self._by_group(grads), factors_in(self._memory))
+            self._before = self._recorder.hold(self._by_group(grads), self._memory)
 
     def follow(self, number: int, batch: Any = None) -> None:
         """Let the estimator see step `number`, which has just been taken; does nothing where it does not want to.
@@ -118,12 +119,11 @@ class Gauge:
     def forget(self) -> None:
         """Let the estimator begin anew: the weights were put elsewhere."""
         if self._recorder is not None and self._memory is not None:
-            everyone = torch.ones(1, dtype=torch.bool, device=self._params()[0].device)
-            self._memory = begun_again(self._recorder.estimator, self._memory, everyone, self._recorder.form())
+            self._memory = self._recorder.begun_again(self._memory)
 
     def metrics(self) -> dict[str, float]:
         """Give what a logger wants of the estimator."""
-        return shown(self._memory)
+        return {} if self._recorder is None else self._recorder.shown(self._memory)
 
     def add(self, loss: Tensor | float) -> None:
         """Take a step's loss; does not synchronise."""

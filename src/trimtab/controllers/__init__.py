@@ -10,19 +10,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from trimtab.controller import Controller
 from trimtab.controllers.ablation import Random, Replay
 from trimtab.controllers.cards import card, shipped
 from trimtab.controllers.descent import HypergradientDescent
 from trimtab.controllers.greedy import Greedy
-from trimtab.controllers.hypergradient import Hypergradient, KnobDescent
 from trimtab.controllers.plateau import Plateau
 from trimtab.controllers.policy import Policy
 from trimtab.controllers.population import Population
 from trimtab.controllers.schedule import WSD, Constant, Linear, OneCycle, WarmupCosine
 from trimtab.errors import TaskError
+from trimtab.later import later
+
+if TYPE_CHECKING:
+    from trimtab.controllers.hypergradient import Hypergradient, KnobDescent
 
 GROUP = "trimtab.controllers"
 
@@ -59,6 +62,10 @@ __all__ = [
     "controller_named",
     "shipped",
 ]
+
+__getattr__, __dir__ = later(
+    __name__, dict.fromkeys(("Hypergradient", "KnobDescent"), "trimtab.controllers.hypergradient")
+)
 
 
 def controller_named(name: str) -> Controller:

@@ -1,25 +1,29 @@
 """Hypergradients: where the derivative of a loss by the knobs comes from, one file a paper.
 
 An estimator fills ``Signals.hypergrad``, live and simulated; what is done with it is a controller's matter
-(:mod:`trimtab.controllers.hypergradient`, :class:`trimtab.teach.OnlineTeaching`).
+(:mod:`trimtab.controllers.hypergradient`, :class:`trimtab.teach.OnlineTeaching`). Each is loaded when it is asked for:
+a run without a hypergradient needs none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from trimtab.controller import Controller
-from trimtab.errors import KnobError
-from trimtab.hypergrad.distilled import HyperDistill
-from trimtab.hypergrad.estimator import Estimator, Fine, Following, Form, Memory
-from trimtab.hypergrad.forward import ForwardMode
-from trimtab.hypergrad.implicit import Implicit
-from trimtab.hypergrad.one_step import OneStep, OneStepValidation
-from trimtab.hypergrad.per_parameter import PerParameter
-from trimtab.hypergrad.products import Curve
-from trimtab.hypergrad.step import Step
-from trimtab.hypergrad.unrolled import Unroll
-from trimtab.hypergrad.zeroth import ZerothOrder
+from trimtab.later import later
+
+if TYPE_CHECKING:
+    from trimtab.hypergrad.distilled import HyperDistill
+    from trimtab.hypergrad.estimator import Estimator, Fine, Following, Form, Memory
+    from trimtab.hypergrad.forward import ForwardMode
+    from trimtab.hypergrad.implicit import Implicit
+    from trimtab.hypergrad.named import ESTIMATORS, estimator_named
+    from trimtab.hypergrad.one_step import OneStep, OneStepValidation
+    from trimtab.hypergrad.per_parameter import PerParameter
+    from trimtab.hypergrad.products import Curve
+    from trimtab.hypergrad.step import Step
+    from trimtab.hypergrad.unrolled import Unroll
+    from trimtab.hypergrad.zeroth import ZerothOrder
 
 __all__ = [
     "ESTIMATORS",
@@ -42,46 +46,24 @@ __all__ = [
     "estimator_of",
 ]
 
-ESTIMATORS: dict[str, Callable[[], Estimator]] = {
-    "one-step": OneStep,
-    "one-step-validation": OneStepValidation,
-    "implicit": Implicit,
-    "forward": ForwardMode,
-    "distilled": HyperDistill,
-    "zeroth-order": ZerothOrder,
-    "unroll": Unroll,
-}
-"""Estimators by name, each at its defaults."""
-
-
-def estimator_named(name: str, lookback: int | None = None) -> Estimator:
-    """Make an estimator by its name.
-
-    Args:
-        name: one of :data:`ESTIMATORS`.
-        lookback: steps to look back over; None: its own default.
-
-    Returns:
-        A new estimator.
-
-    Raises:
-        KnobError: nothing has that name, or it does not look back over a number of steps.
-
-    Example:
-        >>> estimator_named("implicit", 3).lookback
-        3
-    """
-    if name not in ESTIMATORS:
-        hint = " Whole runs are differentiated by `trimtab.hypergrad.reversed`." if name == "reversed" else ""
-        raise KnobError(f"No estimator is named {name!r}: there are {', '.join(ESTIMATORS)}.{hint}")
-    if lookback is None:
-        return ESTIMATORS[name]()
-    if name not in LOOK_BACK:
-        raise KnobError(f"`lookback` is for {' and '.join(LOOK_BACK)}, got it for {name!r}.")
-    return LOOK_BACK[name](lookback)
-
-
-LOOK_BACK: dict[str, Callable[[int], Estimator]] = {"implicit": Implicit, "unroll": Unroll}
+__getattr__, __dir__ = later(
+    __name__,
+    {
+        "ESTIMATORS": "trimtab.hypergrad.named",
+        **dict.fromkeys(("Estimator", "Fine", "Following", "Form", "Memory"), "trimtab.hypergrad.estimator"),
+        "Curve": "trimtab.hypergrad.products",
+        "ForwardMode": "trimtab.hypergrad.forward",
+        "HyperDistill": "trimtab.hypergrad.distilled",
+        "Implicit": "trimtab.hypergrad.implicit",
+        "OneStep": "trimtab.hypergrad.one_step",
+        "OneStepValidation": "trimtab.hypergrad.one_step",
+        "PerParameter": "trimtab.hypergrad.per_parameter",
+        "Step": "trimtab.hypergrad.step",
+        "Unroll": "trimtab.hypergrad.unrolled",
+        "ZerothOrder": "trimtab.hypergrad.zeroth",
+        "estimator_named": "trimtab.hypergrad.named",
+    },
+)
 
 
 def estimator_of(controller: Controller) -> Estimator | None:
@@ -93,8 +75,11 @@ def estimator_of(controller: Controller) -> Estimator | None:
     Returns:
         Its own, or that of one step.
     """
+    if "hypergrad" not in controller.needs and not hasattr(controller, "estimator"):
+        return None
+    from trimtab.hypergrad.estimator import Following  # few controllers get here
+    from trimtab.hypergrad.one_step import OneStep, OneStepValidation
+
     if isinstance(controller, Following):
         return controller.estimator
-    if "hypergrad" not in controller.needs:
-        return None
     return OneStepValidation() if "val_hypergrad" in controller.needs else OneStep()

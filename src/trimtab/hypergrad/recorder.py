@@ -23,10 +23,10 @@ from torch.utils.hooks import RemovableHandle
 from trimtab.errors import KnobError, SignalError
 from trimtab.hypergrad.closure import MISSING, Closure, LossFn, check_loss, closed
 from trimtab.hypergrad.dice import Dice, Thrown
-from trimtab.hypergrad.estimator import Estimator, Form
+from trimtab.hypergrad.estimator import Estimator, Form, Memory, begun_again, factors_in
 from trimtab.hypergrad.examine import check_twice, compare, foreign
 from trimtab.hypergrad.held_out import HeldOut
-from trimtab.hypergrad.per_parameter import PerParameter
+from trimtab.hypergrad.per_parameter import PerParameter, shown
 from trimtab.hypergrad.products import Curve
 from trimtab.hypergrad.step import Step
 from trimtab.knobs import Panel
@@ -92,8 +92,7 @@ class Recorder:
         self._optimizer, self._panel, self.estimator = optimizer, panel, estimator
         self.rule, self._loss_knobs = rule_of(optimizer), loss_knobs(panel)
         _check(self.rule.name, self.rule.defaults, panel)
-        wanted = {"loss_fn": loss_fn, "val_hypergrad": validation_loss}
-        for need, given in wanted.items():
+        for need, given in (("loss_fn", loss_fn), ("val_hypergrad", validation_loss)):
             if need in estimator.needs and given is None:
                 raise SignalError(MISSING[need].format(name=estimator.name))
         self._closure: Closure | None = None
@@ -113,12 +112,12 @@ class Recorder:
         if acts and isinstance(estimator, PerParameter):
             self._hooks.append(optimizer.register_step_post_hook(_uncompiled(self._multiply)))
 
-    def hold(self, grads: Sequence[Tensor], factors: Tensor | None = None) -> Before:
+    def hold(self, grads: Sequence[Tensor], memory: Memory | None = None) -> Before:
         """Copy what a step about to be taken finds.
 
         Args:
             grads: each parameter's gradient, group by group.
-            factors: ``[1, n]`` that its update is to be multiplied by, once it is taken.
+            memory: the estimator's; the factors in it multiply the update, once it is taken.
 
         Returns:
             It.
@@ -139,9 +138,9 @@ class Recorder:
             fixed,
             self.row(grads),
             self._dice.thrown,
-            factors,
+            factors_in(memory),
         )
-        self._held = None if factors is None else before
+        self._held = None if before.factors is None else before
         return before
 
     def step(self, before: Before, batch: Any = None) -> Step:
@@ -198,6 +197,15 @@ class Recorder:
         """Say what there is before the first step."""
         groups = len(self._optimizer.param_groups)
         return Form(self.row(self._params()), self._slots(), self.layout, groups, len(self._panel))
+
+    def begun_again(self, memory: Memory) -> Memory:
+        """Let the estimator begin anew, the weights having been put elsewhere."""
+        everyone = torch.ones(1, dtype=torch.bool, device=self._params()[0].device)
+        return begun_again(self.estimator, memory, everyone, self.form())
+
+    def shown(self, memory: Memory | None) -> dict[str, float]:
+        """Give what a logger wants of the estimator's memory."""
+        return shown(memory)
 
     def row(self, tensors: Sequence[Tensor]) -> Tensor:
         """Join tensors like the parameters to one copy, ``[1, n]``."""
