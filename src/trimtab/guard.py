@@ -3,7 +3,8 @@
 The guard is pure and shaped: the same code judges one live run and thousands of simulated ones. It never touches
 weights; it says per member whether the state before this step is worth keeping (:attr:`Verdict.keep`) and whether to
 go back to the one kept last (:attr:`Verdict.restore`). A snapshot is always verified: it holds the weights, slots and
-knobs *before* the step whose loss has just been seen and found good. The first is taken before the first step.
+knobs *before* the step whose loss has just been seen and found good, its own and the mean of those since the last
+reading. The first is taken before the first step.
 
 Letters: ``B`` members.
 """
@@ -168,7 +169,7 @@ class Guard:
             the snapshot's own where the run over-fitted or the first steps did harm; noise is not forgotten.
         """
         mean = signals.losses.to(torch.float64).mean(1)
-        reason, is_calm, is_wild = self._reason(signals, mean, memory)
+        reason, is_calm, is_wild, is_up = self._reason(signals, mean, memory)
         new = self._means(mean, memory, (reason != FINE) & ~memory["gave_up"])
         val, rises, over, is_worse, over_fits = self._held_out(signals, new["means"], memory)
         worst = torch.where(
@@ -183,7 +184,7 @@ class Guard:
         failed = (bad & ~lucky & (reason != HARMED)).to(torch.int64)
         tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + is_wild.to(torch.int64))
         # the very first state is kept whatever its loss: there is no other
-        keep = due & (~bad & ~is_worse | (memory["kept_at"] == 0))
+        keep = due & (~bad & ~is_worse & ~is_up | (memory["kept_at"] == 0))
         base = torch.full_like(mean, self.cut).masked_fill(back, LATER)
         recovered = keep & ~bad & (memory["good"] + 1 >= 3)
         seen = self._is_seen(signals)
@@ -246,20 +247,21 @@ class Guard:
         over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
         return val, rises, over, is_worse, seen & (over >= IN_A_ROW)
 
-    def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """Say what is wrong, where something not finite came out of nothing, where a rate is wild: ``[B]`` each."""
+    def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, ...]:
+        """Say what is wrong; where something not finite came out of nothing, a rate is wild, the last loss is up."""
         losses = signals.losses.to(torch.float64)
         sane = (signals.grad_sq + signals.weight_sq).isfinite().all(1)
         # a NaN loss at sane weights and gradients is one that the caller did not tell
         finite = sane & (losses.isfinite() | (losses.isnan() & sane[:, None])).all(1)
         is_early = signals.step <= EARLY
         allowed, early = self._allowed(memory, self.margin), self._allowed(memory, min(self.margin, EARLY_MARGIN))
-        exploded = mean > torch.where(is_early, early, allowed)  # False while there is no level yet
+        bound = torch.where(is_early, early, allowed)
+        exploded, is_up = mean > bound, losses[:, -1] > bound  # False while there is no level yet
         known = losses.isfinite()
         risen = known & (losses > allowed[:, None])
         is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
         is_wild = is_early & (~finite | (mean > allowed))
-        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE), is_calm, is_wild
+        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE), is_calm, is_wild, is_up
 
     @staticmethod
     def _allowed(memory: Memory, margin: float) -> Tensor:
