@@ -17,7 +17,7 @@ from trimtab.rollout import rollout
 from trimtab.rules import SGD, AdamW
 from trimtab.stream import Stream
 from trimtab.teach import Distribution, Exercise
-from trimtab.teach.distribution import LR_RANGE, RESERVED
+from trimtab.teach.distribution import LR_RANGE, RESERVED, Lesson
 from trimtab.teach.draw import Draw, mixed
 from trimtab.teach.networks import ACTIVATIONS, FAMILIES
 from trimtab.teach.sketch import LARGE, sketch
@@ -170,17 +170,22 @@ def test_horizons_and_rules_are_those_asked_for() -> None:
     assert all(lesson.validate_every % 10 == 0 for lesson in lessons if lesson.validate_every)
 
 
-def test_starts_cover_seven_decades_evenly() -> None:
-    """Of 21 learning rates three lie in each decade; another knob is at its default in about half of the cases."""
-    lesson = next(
-        lesson for lesson in map(Distribution().taught, range(99)) if lesson.rule.defaults.get("weight_decay")
-    )
-    starts = lesson.starts(Panel.of(["lr", "weight_decay"]), 21)
+def decayed(distribution: Distribution) -> Lesson:
+    """Give the first taught lesson whose rule decays weights."""
+    lessons = map(distribution.taught, range(99))
+    return next(lesson for lesson in lessons if lesson.rule.defaults.get("weight_decay"))
+
+
+@pytest.mark.parametrize(("name", "share"), [("teach-v1", 0.5), ("teach-v4", 0.5), ("teach-v5", 0.9)])
+def test_starts_cover_seven_decades_evenly(name: str, share: float) -> None:
+    """Of 21 learning rates three lie in each decade; another knob is at its default in its share of the cases."""
+    lesson, both = decayed(Distribution(name=name)), Panel.of(["lr", "weight_decay"])
+    starts = lesson.starts(both, 21)
     decades = torch.floor(starts[:, 0].log10()).int()
     assert [3] * 7 == torch.bincount(decades + 6, minlength=7).tolist()
     assert LR_RANGE[0] <= float(starts[:, 0].min()) <= float(starts[:, 0].max()) <= LR_RANGE[1]
-    usual = (starts[:, 1] - lesson.rule.defaults["weight_decay"]).abs() < 1e-12
-    assert 4 <= int(usual.sum()) <= 17
+    usual = (lesson.starts(both, 1000)[:, 1] - lesson.rule.defaults["weight_decay"]).abs() < 1e-12
+    assert abs(float(usual.double().mean()) - share) < 4 * (share * (1 - share) / 1000) ** 0.5
     assert 21 == len(set(lesson.seeds(21)))
 
 

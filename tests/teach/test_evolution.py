@@ -205,7 +205,28 @@ def test_a_teaching_starts_from_a_policy_of_fewer_knobs() -> None:
     torch.testing.assert_close(runs[0].values[..., 0], runs[1].values[..., 0])
     torch.testing.assert_close(runs[1].values[..., 1:], torch.tensor([0.9, 0.01], dtype=F64).expand(40, 1, 1, 2))
     assert float(runs[0].values.std()) > 0
-    with pytest.raises(TaskError, match="4 hidden units, got mlp with 5"):
+    with pytest.raises(TaskError, match=r"4 hidden units .* got mlp with 5"):
         genome.started(Policy.for_panel(one, 5))
     with pytest.raises(TaskError, match="leaves out"):
         Genome(Policy.for_panel(three, 4).spec, ("trend_*",)).started(old)
+
+
+def test_a_teaching_starts_from_a_policy_of_fewer_hidden_units() -> None:
+    """The wider policy plays what the narrower one does, and its new units are there to be listened to."""
+    one, patterns = Panel.of(["lr"]), ("*", "!mean_*", "!rank_*")
+    old, rng = Policy.for_panel(one, 4), torch.Generator().manual_seed(0)
+    genome = Genome(Policy.for_panel(one, 7).spec, patterns)
+    with torch.no_grad():
+        for name, weight in old.named_parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=rng))
+            if name == "hidden_weight":
+                weight[:, ~genome.is_read] = 0.0
+    new = genome.policy(genome.started(old))
+    features = torch.randn(9, 1, len(old.spec["features"]), generator=rng, dtype=F64)
+    moves = [policy.shares(dict(policy.named_parameters()), features, {})[0] for policy in (old, new)]
+    torch.testing.assert_close(moves[0], moves[1], rtol=0, atol=1e-15)
+    assert float(moves[0].detach().std()) > 0.01
+    assert bool(new.get_parameter("hidden_weight")[4:, genome.is_read].all())
+    assert not bool(new.get_parameter("out_weight")[:, 4:].any())
+    with pytest.raises(TaskError, match=r"7 hidden units .* got gru with 4"):
+        genome.started(Policy.for_panel(one, 4, kind="gru"))

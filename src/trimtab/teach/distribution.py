@@ -1,4 +1,4 @@
-"""Distribution: the lessons that a controller is taught on, ``teach-v1`` to ``-v4``.
+"""Distribution: the lessons that a controller is taught on, ``teach-v1`` to ``-v5``.
 
 A lesson is an exercise, an optimizer, a horizon and where the knobs begin. All of it follows from the lesson's number.
 `docs/teaching.md` states the laws of the draw; a change to them is a new version.
@@ -32,12 +32,12 @@ LONG = (1000, 3000)  # the shortest and the longest horizon of clean lessons
 RESERVED = 10_000  # lessons below are for examinations and are never taught on
 LOOKS = 20  # times the controller sees the validation loss, in lessons where it does
 PACE = 0.15  # how much a lesson's training losses count beside its end; more teaches to learn by heart
-UNHURRIED: dict[str, tuple[Kind, ...]] = {
-    "teach-v3": ("few",),
-    "teach-v4": ("few",),
-}  # kinds whose training losses do not count at all
+UNHURRIED: dict[str, tuple[Kind, ...]] = dict.fromkeys(
+    ("teach-v3", "teach-v4", "teach-v5"), ("few",)
+)  # kinds whose training losses do not count at all
 SHARE_SEEING = 0.5  # of lessons, in which the controller sees validation losses
 SHARE_DEFAULT = 0.5  # of knobs other than lr, that begin at the rule's default
+SETTLED = {"teach-v5": 0.9}  # where that share is another
 
 
 BETAS = (0.95, 0.99, 0.999, 0.999)  # Adam's second
@@ -70,6 +70,7 @@ class Lesson:
         horizon: optimizer steps.
         validate_every: how often the controller sees the validation loss, in steps; None: never.
         pace: weight of the mean training loss in its cost.
+        settled: share of knobs other than lr, that begin at the rule's default.
     """
 
     number: int
@@ -78,6 +79,7 @@ class Lesson:
     horizon: int
     validate_every: int | None
     pace: float = PACE
+    settled: float = SHARE_DEFAULT
 
     def panel(self, panel: Panel) -> Panel:
         """Give the knobs by this rule's names: ``beta1`` for ``momentum`` where the rule calls it so."""
@@ -104,7 +106,7 @@ class Lesson:
         """Draw where knobs begin: ``[count, K]`` float64.
 
         Learning rates are log-uniform over :data:`LR_RANGE` within the knob's bounds, one in each of `count` equal
-        shares of it; any other knob is at the rule's default in half of the cases, else uniform over its range.
+        shares of it; any other knob is at the rule's default in `settled` of the cases, else uniform over its range.
 
         Args:
             panel: the knobs.
@@ -121,7 +123,7 @@ class Lesson:
                 columns.append(torch.exp(low + place * (high - low)))
                 continue
             usual = torch.full_like(place, self.rule.defaults.get(knob.name, knob.low)).clamp(knob.low, knob.high)
-            columns.append(torch.where(draw.uniforms(count) < SHARE_DEFAULT, usual, knob.from_unit(place)))
+            columns.append(torch.where(draw.uniforms(count) < self.settled, usual, knob.from_unit(place)))
         return torch.stack(columns, -1)
 
     def seeds(self, count: int) -> tuple[int, ...]:
@@ -140,7 +142,7 @@ class Distribution:
         pool: how many lessons there are to teach on, in turn; 0: no end of them.
         sources: names in :data:`trimtab.teach.sources.FLAT`; with others than the usual ones, which every machine
             has, a lesson's number means another lesson.
-        name: "teach-v1", or "teach-v2" to "teach-v4", in which some lessons are of other kinds; `horizons` is not for
+        name: "teach-v1", or "teach-v2" to "teach-v5", in which some lessons are of other kinds; `horizons` is not for
             clean ones.
 
     Raises:
@@ -211,4 +213,5 @@ class Distribution:
             horizon,
             validate_every=every if draw.uniform() < SHARE_SEEING else None,
             pace=0.0 if kind in UNHURRIED.get(self.name, ()) else PACE,
+            settled=SETTLED.get(self.name, SHARE_DEFAULT),
         )

@@ -31,7 +31,7 @@ SEEN = 300  # validation examples at most: looks at more would cost more than th
 
 @final
 class Exercise:
-    """A task of the distributions ``teach-v1`` to ``teach-v4``; pickled as its seed, sources and kind.
+    """A task of the distributions ``teach-v1`` to ``teach-v5``; pickled as its seed, sources and kind.
 
     Args:
         seed: everything follows from it.

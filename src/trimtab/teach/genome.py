@@ -73,10 +73,11 @@ class Genome:
     def started(self, policy: Policy) -> Tensor:
         """Give the vector that plays as another policy does, to teach on from there.
 
-        Weights of features and knobs that the other has not are 0: a new knob is left alone at first.
+        Weights of features and knobs that the other has not are 0: a new knob is left alone at first. Hidden units that
+        it has not are an untaught policy's, and nothing listens to them yet.
 
         Args:
-            policy: of the same kind and as many hidden units.
+            policy: of the same kind and as many hidden units, or fewer where it has no memory.
 
         Returns:
             ``[P]`` float64.
@@ -85,10 +86,12 @@ class Genome:
             TaskError: it is of another kind or size, or reads something that this one does not.
         """
         theirs, ours = policy.spec, self.spec
-        if (theirs["kind"], theirs["hidden"]) != (ours["kind"], ours["hidden"]):
+        known = theirs["hidden"]
+        grows = ours["kind"] == "mlp" and known < ours["hidden"]
+        if theirs["kind"] != ours["kind"] or not (known == ours["hidden"] or grows):
             raise TaskError(
                 f"A teaching can start from a policy of its own kind and size, {ours['kind']} with {ours['hidden']} "
-                f"hidden units, got {theirs['kind']} with {theirs['hidden']}."
+                f'hidden units (of an "mlp" with fewer, too), got {theirs["kind"]} with {known}.'
             )
         made = Policy(ours)
         rows = _places(theirs["knobs"], ours["knobs"])
@@ -96,13 +99,16 @@ class Genome:
         with torch.no_grad():
             for name, weight in made.named_parameters():
                 old = policy.get_parameter(name).detach()
-                weight.zero_()
-                if name.startswith("out"):
+                if name == "out_weight":
+                    weight[list(rows.values()), :known] = old[list(rows)]
+                elif name == "out_bias":
                     weight[list(rows.values())] = old[list(rows)]
                 elif name in {"hidden_weight", "input_weight"}:
-                    weight[:, list(columns.values())] = old[:, list(columns)]
+                    weight[:, ~self.is_read] = 0.0
+                    weight[: len(old)] = 0.0
+                    weight[: len(old), list(columns.values())] = old[:, list(columns)]
                 else:
-                    weight.copy_(old)
+                    weight[: len(old)] = old
             flat = torch.cat([weight.detach().reshape(-1) for _, weight in made.named_parameters()]).double()
         if bool(flat[~self._mask].any()):
             raise TaskError("The policy to start from reads features that this teaching leaves out.")
@@ -134,11 +140,15 @@ class Genome:
     def _shapes(self) -> dict[str, torch.Size]:
         return {name: weight.shape for name, weight in Policy(self.spec).named_parameters()}
 
+    @property
+    def is_read(self) -> Tensor:
+        """``[F]`` bool."""
+        return torch.tensor([name in set(self.read) for name in self.spec["features"]])
+
     @cached_property
     def _mask(self) -> Tensor:
         """``[all weights]`` bool: those that are taught."""
-        is_read = torch.tensor([name in set(self.read) for name in self.spec["features"]])
-        parts = []
+        is_read, parts = self.is_read, []
         for name, shape in self._shapes.items():
             reads = name in {"hidden_weight", "input_weight"}
             parts.append((is_read if reads else torch.ones(1, dtype=torch.bool)).expand(shape).reshape(-1))

@@ -19,6 +19,7 @@ KINDS: dict[str, dict[Kind, float]] = {
     "teach-v2": {"usual": 0.5, "clean": 0.3, "image": 0.1, "few": 0.1},
     "teach-v3": {"usual": 0.35, "clean": 0.25, "image": 0.15, "few": 0.25},
     "teach-v4": {"usual": 0.3, "clean": 0.2, "image": 0.15, "few": 0.15, "text": 0.2},
+    "teach-v5": {"usual": 0.3, "clean": 0.3, "image": 0.15, "few": 0.1, "text": 0.15},
 }
 """Every distribution there is, with the shares of its kinds."""
 
