@@ -1,7 +1,8 @@
 """What `attach` costs a live run, in time and memory, beside the same run without it.
 
 Two copies of the same model, optimizer and data train in one process, one with a pilot (cosine or `--controller`,
-guard with snapshots, ``every=10``), in turns of ten steps, so that each turn holds one decision. Reported:
+guard with snapshots, `every` as `attach` chooses it for ``--horizon``), in turns of so many steps, so that each turn
+holds one decision. Reported:
 
 - ``median_ratio``: median step time with the pilot ÷ without; ``mean_ratio``: the same of mean step times of a turn,
   median over pairs of turns (the mean holds decisions and snapshots; the median step has neither);
@@ -12,6 +13,7 @@ guard with snapshots, ``every=10``), in turns of ten steps, so that each turn ho
 The run is long enough (warm-up turns first) that snapshots lie as far apart as they do after ~1,000 steps.
 
     python benchmarks/overhead.py [--models mlp transformer cnn growth] [--turns 12] [--device cpu] [--results FILE]
+        [--controller cosine] [--horizon 100000]
 """
 
 from __future__ import annotations
@@ -30,8 +32,7 @@ from torch import Tensor, nn
 import trimtab
 from trimtab.pilot import Pilot
 
-TURN = 10
-CHOSEN = {"controller": "cosine"}
+CHOSEN: dict[str, Any] = {"controller": "cosine", "horizon": 100_000}
 Step = Callable[[], Tensor]
 
 
@@ -42,9 +43,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--controller", default="cosine", help="a name that `attach` takes")
+    parser.add_argument("--horizon", type=int, default=CHOSEN["horizon"], help="planned steps, which `every` follows")
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
-    CHOSEN["controller"] = args.controller
+    CHOSEN.update(controller=args.controller, horizon=args.horizon)
     torch.set_num_threads(1)
     for name in args.models:
         rows = (
@@ -63,17 +65,17 @@ def measure(name: str, kind: str, turns: int, device: str) -> dict[str, Any]:
     bare, _, _ = build(name, kind, device)
     step, pilot, size = build(name, kind, device, piloted=True)
     assert pilot is not None
-    own = instrument(pilot)
+    own, length = instrument(pilot), pilot.every
     for _ in range(3):
-        turn(bare, device)
-        turn(step, device)
+        turn(bare, device, length)
+        turn(step, device, length)
     pretend_long(pilot)
     times: dict[str, list[list[float]]] = {"bare": [], "piloted": []}
     own.clear()
     for number in range(turns):
         order = (("bare", bare), ("piloted", step)) if number % 2 else (("piloted", step), ("bare", bare))
         for which, run in order:
-            times[which].append(turn(run, device))
+            times[which].append(turn(run, device, length))
     means = [statistics.mean(p) / statistics.mean(b) for p, b in zip(times["piloted"], times["bare"], strict=True)]
     flat = {which: [t for block in blocks for t in block] for which, blocks in times.items()}
     total = sum(flat["piloted"])
@@ -81,6 +83,7 @@ def measure(name: str, kind: str, turns: int, device: str) -> dict[str, Any]:
         "model": name,
         "parameters": size,
         "adamw": kind,
+        "every": length,
         "step_ms": round(1e3 * statistics.median(flat["bare"]), 3),
         "median_ratio": round(statistics.median(flat["piloted"]) / statistics.median(flat["bare"]), 4),
         "mean_ratio": round(statistics.median(means), 4),
@@ -101,12 +104,13 @@ def growth(device: str) -> list[dict[str, Any]]:
         pretend_long(pilot)
         own.clear()
         for _ in range(3):
-            turn(step, device)
+            turn(step, device, pilot.every)
         rows.append(
             {
                 "model": "growth",
                 "parameters": parameters,
-                "own_us_per_step": round(1e6 * sum(own) / (3 * TURN), 1),
+                "every": pilot.every,
+                "own_us_per_step": round(1e6 * sum(own) / (3 * pilot.every), 1),
                 **memory(pilot),
             }
         )
@@ -120,7 +124,7 @@ def build(name: str, kind: str, device: str, *, piloted: bool = False) -> tuple[
     model, x, y = model.to(device), x.to(device), y.to(device)
     options: dict[str, Any] = {"fused": True} if kind == "fused" else {"foreach": True}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, **options)
-    pilot = trimtab.attach(optimizer, CHOSEN["controller"], horizon=100_000, model=model) if piloted else None
+    pilot = trimtab.attach(optimizer, **CHOSEN, model=model) if piloted else None
 
     def step() -> Tensor:
         loss = nn.functional.cross_entropy(model(x), y)
@@ -134,10 +138,10 @@ def build(name: str, kind: str, device: str, *, piloted: bool = False) -> tuple[
     return step, pilot, sum(p.numel() for p in model.parameters())
 
 
-def turn(step: Step, device: str) -> list[float]:
-    """Take ten steps; seconds each."""
+def turn(step: Step, device: str, length: int = 10) -> list[float]:
+    """Take so many steps; seconds each."""
     times = []
-    for _ in range(TURN):
+    for _ in range(length):
         begin = time.perf_counter()
         step()
         if device.startswith("cuda"):

@@ -326,6 +326,10 @@ def test_what_is_missing_is_named_with_the_line_to_add() -> None:
     knob = trimtab.Knob("clip", 0.1, 1.0, get=lambda: 0.5, set=lambda value: None)
     with pytest.raises(KnobError, match=r"'sgd' does not use \['clip'\]"):
         trimtab.attach(optimizer, implicit, knobs=(knob,), model=model, **held, **again)
+    with pytest.raises(SignalError, match=r"called without arguments, or with the batch .* called as \(x, y\)"):
+        trimtab.attach(optimizer, implicit, model=model, **held, loss_fn=lambda x, y: x + y)
+    with pytest.raises(SignalError, match="`loss_fn` must take one"):
+        trimtab.attach(optimizer, Hypergradient(Implicit(3, examples=2)), model=model, **held, **again)
     with pytest.raises(TaskError, match="class must be exactly one of"):
         trimtab.attach(torch.optim.Adagrad(model.parameters(), lr=0.05), implicit, model=model, **held, **again)
 
@@ -341,6 +345,8 @@ def test_what_is_missing_is_named_with_the_line_to_add() -> None:
         ),
         ("detached", r"What `validation_loss` \(or .*\) gives cannot be differentiated"),
         ("batchless", r"call `pilot.step\(loss, batch=batch\)`"),
+        ("untold", r"`loss_fn` takes a batch: tell it with each step, `pilot.step\(loss, batch=batch\)`"),
+        ("told", r"told a batch and `loss_fn` takes none: leave `batch=` out"),
     ],
 )
 def test_losses_that_cannot_serve_are_named(case: str, words: str) -> None:
@@ -360,13 +366,20 @@ def test_losses_that_cannot_serve_are_named(case: str, words: str) -> None:
         return out.square().mean()
 
     controller = Hypergradient(Implicit(3, examples=2 if case == "batchless" else None))
-    again = (lambda batch: loss_fn(*batch)) if case == "batchless" else loss_fn
+
+    def of_a_batch(batch: Any) -> Tensor:
+        return loss_fn(*batch)
+
+    def of_nothing() -> Tensor:
+        return loss_fn()
+
+    again: Any = {"batchless": of_a_batch, "untold": of_a_batch, "told": of_nothing}.get(case, loss_fn)
     pilot = trimtab.attach(optimizer, controller, model=model, loss_fn=again, validation_loss=held)
     loss = loss_fn()
     loss.backward()
     optimizer.step()
     with pytest.raises(SignalError, match=words):
-        pilot.step(loss)
+        pilot.step(loss, batch=(torch.ones(4, 3),) if case == "told" else None)
 
 
 @pytest.mark.parametrize("mode", ["suggest", "observe", "disabled"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,30 @@ class Closure(nn.Module):
     def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
         super().__init__()
         self.model, self._loss_fn = model, loss_fn
+        self.takes_nothing, self.takes_batch = _takes(loss_fn), _takes(loss_fn, None)
 
     def forward(self, *batch: Any) -> Tensor:
-        """Compute the loss."""
+        """Compute the loss; SignalError where it does not take what `pilot.step` was told."""
+        if not batch and not self.takes_nothing:
+            raise SignalError("`loss_fn` takes a batch: tell it with each step, `pilot.step(loss, batch=batch)`.")
+        if batch and not self.takes_batch:
+            raise SignalError(
+                "`pilot.step` was told a batch and `loss_fn` takes none: leave `batch=` out, or let it take the batch."
+            )
         return self._loss_fn(*batch)
+
+
+def _takes(function: Callable[..., Any], *given: Any) -> bool:
+    """Whether a function can be called so; True where its signature cannot be read."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*given)
+    except TypeError:
+        return False
+    return True
 
 
 MISSING = {
@@ -37,12 +58,35 @@ MISSING = {
 
 
 def closed(
-    optimizer: torch.optim.Optimizer, model: nn.Module | None, loss_fn: LossFn | None
+    optimizer: torch.optim.Optimizer, model: nn.Module | None, loss_fn: LossFn | None, *, with_batch: bool
 ) -> tuple[Closure, list[str]]:
-    """Give the loss as a module, and the names there of the optimizer's parameters."""
+    """Give the loss as a module, and the names there of the optimizer's parameters.
+
+    Args:
+        optimizer: whose parameters count.
+        model: the network.
+        loss_fn: the user's.
+        with_batch: whether it must take a batch.
+
+    Returns:
+        Both.
+
+    Raises:
+        SignalError: something is missing, or does not fit.
+    """
     if model is None or loss_fn is None:
         raise SignalError(MISSING["loss_fn"].format(name="of a second derivative"))
     closure = Closure(model, loss_fn)
+    if with_batch and not closure.takes_batch:
+        raise SignalError(
+            "This hypergradient is of other batches too: `loss_fn` must take one, as `pilot.step(loss, batch=batch)` "
+            "tells it, and this one takes none."
+        )
+    if not (closure.takes_nothing or closure.takes_batch):
+        raise SignalError(
+            "`loss_fn` is called without arguments, or with the batch that `pilot.step(loss, batch=batch)` tells; got "
+            f"one that is called as {inspect.signature(loss_fn)}."
+        )
     names = {id(p): name for name, p in closure.named_parameters()}
     params = [p for group in optimizer.param_groups for p in group["params"]]
     strange = sum(id(p) not in names for p in params)

@@ -98,7 +98,7 @@ class Recorder:
         self._closure: Closure | None = None
         self._names: list[str] = []
         if "loss_fn" in estimator.needs or self._loss_knobs:
-            self._closure, self._names = closed(optimizer, model, loss_fn)
+            self._closure, self._names = closed(optimizer, model, loss_fn, with_batch="batches" in estimator.needs)
         self.layout = self._laid_out()
         self._held_out = None if validation_loss is None else self._held_out_of(model, validation_loss)
         self._held: Before | None = None
