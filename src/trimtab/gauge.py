@@ -79,7 +79,6 @@ class Gauge:
         """Whether a reading waits to be taken."""
         return self._pending is not None
 
-    @torch.no_grad()
     def look(self, number: int) -> None:
         """Measure what optimizer step `number` (from 1) finds; called in the step pre-hook.
 
@@ -87,9 +86,11 @@ class Gauge:
             number: the step about to be taken.
         """
         reads, leads = is_reading(number, self._every), is_reading(number + 1, self._every)
-        follows = self._follows(number)
-        if not (reads or leads or follows):
-            return
+        if (follows := self._follows(number)) or reads or leads:
+            self._look(reads=reads, leads=leads, follows=follows)
+
+    @torch.no_grad()
+    def _look(self, *, reads: bool, leads: bool, follows: bool) -> None:
         params = self._params()
         grads = self._grads(params)
         weight = self._sample([local(p) for p in params])

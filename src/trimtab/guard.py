@@ -171,6 +171,11 @@ class Guard:
         mean = signals.losses.to(torch.float64).mean(1)
         reason, is_calm, is_wild, is_up = self._reason(signals, mean, memory)
         new = self._means(mean, memory, (reason != FINE) & ~memory["gave_up"])
+        due, seen = self.is_due(signals.step, memory), self._is_seen(signals)
+        if not bool((due | seen | (reason != FINE) | (signals.step <= TRIAL) | memory["gave_up"]).any()):
+            # nothing to judge, as at most readings of one run: what follows would change nothing, at twice the cost
+            verdict = Verdict(due, due, torch.ones_like(mean), reason, memory["gave_up"])
+            return verdict, {**memory, **new, "good": memory["good"] + 1}
         val, rises, over, is_worse, over_fits = self._held_out(signals, new["means"], memory)
         worst = torch.where(
             (reason == FINE) & (signals.step <= TRIAL), torch.fmax(memory["worst"], mean), memory["worst"]
@@ -179,7 +184,6 @@ class Guard:
         reason = torch.where((reason == FINE) & over_fits, OVER_FIT, reason)
         reason = torch.where((reason == FINE) & is_harmed, HARMED, reason).masked_fill(memory["gave_up"], FINE)
         bad, back = reason != FINE, reason >= OVER_FIT
-        due = self.is_due(signals.step, memory)
         lucky = bad & ~back & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
         failed = (bad & ~lucky & (reason != HARMED)).to(torch.int64)
         tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + is_wild.to(torch.int64))
@@ -187,7 +191,6 @@ class Guard:
         keep = due & (~bad & ~is_worse & ~is_up | (memory["kept_at"] == 0))
         base = torch.full_like(mean, self.cut).masked_fill(back, LATER)
         recovered = keep & ~bad & (memory["good"] + 1 >= 3)
-        seen = self._is_seen(signals)
         # the snapshot's own loss is not known where it was taken between two validations: the next one tells
         own = torch.where(memory["val"].isposinf() & seen & ~memory["is_sure"], val, memory["kept_val"])
         means = torch.where(
