@@ -15,7 +15,7 @@ from trimtab.controllers.spec import roles
 from trimtab.errors import TaskError
 
 FOLDER = Path(__file__).parent
-DEFAULT = "trimtab-v4"
+DEFAULT, LAYERS, JOINT = "trimtab-v4", "trimtab-layer-v1", "trimtab-joint-v2"  # by what there is to turn
 
 
 @cache
@@ -68,12 +68,8 @@ def fitting(knobs: Sequence[str], sites: int) -> str | None:
     Returns:
         The card's name, or None where none was taught on these knobs.
     """
-    wanted = {("lr",): "layer" if sites > 1 else "", ("lr", "momentum", "weight_decay"): "joint"}
-    kind = wanted.get(tuple(roles(knobs)))
-    if kind is None:
-        return None
-    name = f"trimtab-{kind}-v1" if kind else DEFAULT
-    return name if name in shipped() else None
+    known = {("lr",): LAYERS if sites > 1 else DEFAULT, ("lr", "momentum", "weight_decay"): JOINT}
+    return known.get(tuple(roles(knobs)))
 
 
 def _known(name: str) -> str:
