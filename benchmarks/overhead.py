@@ -1,7 +1,7 @@
 """What `attach` costs a live run, in time and memory, beside the same run without it.
 
 Two copies of the same model, optimizer and data train in one process, one with a pilot (cosine or `--controller`,
-guard with snapshots, `every` as `attach` chooses it for ``--horizon``), in turns of so many steps, so that each turn
+guard with snapshots, deciding every ten steps or as ``--every`` says), in turns of so many steps, so that each turn
 holds one decision. Reported:
 
 - ``median_ratio``: median step time with the pilot ÷ without; ``mean_ratio``: the same of mean step times of a turn,
@@ -13,7 +13,7 @@ holds one decision. Reported:
 The run is long enough (warm-up turns first) that snapshots lie as far apart as they do after ~1,000 steps.
 
     python benchmarks/overhead.py [--models mlp transformer cnn growth] [--turns 12] [--device cpu] [--results FILE]
-        [--controller cosine] [--horizon 100000]
+        [--controller cosine] [--every 10]
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import trimtab
 from trimtab.pilot import Pilot
 
-CHOSEN: dict[str, Any] = {"controller": "cosine", "horizon": 100_000}
+CHOSEN: dict[str, Any] = {"controller": "cosine", "every": 10}
 Step = Callable[[], Tensor]
 
 
@@ -43,10 +43,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--controller", default="cosine", help="a name that `attach` takes")
-    parser.add_argument("--horizon", type=int, default=CHOSEN["horizon"], help="planned steps, which `every` follows")
+    parser.add_argument("--every", type=int, default=CHOSEN["every"], help="steps between decisions")
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
-    CHOSEN.update(controller=args.controller, horizon=args.horizon)
+    CHOSEN.update(controller=args.controller, every=args.every)
     torch.set_num_threads(1)
     for name in args.models:
         rows = (
@@ -83,7 +83,6 @@ def measure(name: str, kind: str, turns: int, device: str) -> dict[str, Any]:
         "model": name,
         "parameters": size,
         "adamw": kind,
-        "every": length,
         "step_ms": round(1e3 * statistics.median(flat["bare"]), 3),
         "median_ratio": round(statistics.median(flat["piloted"]) / statistics.median(flat["bare"]), 4),
         "mean_ratio": round(statistics.median(means), 4),
@@ -109,7 +108,6 @@ def growth(device: str) -> list[dict[str, Any]]:
             {
                 "model": "growth",
                 "parameters": parameters,
-                "every": pilot.every,
                 "own_us_per_step": round(1e6 * sum(own) / (3 * pilot.every), 1),
                 **memory(pilot),
             }
@@ -124,7 +122,7 @@ def build(name: str, kind: str, device: str, *, piloted: bool = False) -> tuple[
     model, x, y = model.to(device), x.to(device), y.to(device)
     options: dict[str, Any] = {"fused": True} if kind == "fused" else {"foreach": True}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, **options)
-    pilot = trimtab.attach(optimizer, **CHOSEN, model=model) if piloted else None
+    pilot = trimtab.attach(optimizer, horizon=100_000, model=model, **CHOSEN) if piloted else None
 
     def step() -> Tensor:
         loss = nn.functional.cross_entropy(model(x), y)

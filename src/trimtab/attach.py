@@ -38,7 +38,6 @@ SiteChoice = Literal["run", "groups"]
 DEFAULT_KNOBS = {"SGD": ("lr", "momentum", "weight_decay"), "RMSprop": ("lr", "momentum", "weight_decay")}
 ADAM_KNOBS = ("lr", "beta1", "weight_decay")
 MUON_KNOBS = ("lr", "momentum", "weight_decay")
-EVERY = 10  # usual steps between decisions
 
 
 def attach(
@@ -54,7 +53,7 @@ def attach(
     validation_loss: Callable[[], Tensor] | None = None,
     loss_fn: Callable[..., Tensor] | None = None,
     model: nn.Module | None = None,
-    every: int | None = None,
+    every: int = 10,
     mode: Mode = "act",
     guard: Guard | bool = True,
     trace: str | Path | FullTrace | None = None,
@@ -86,8 +85,7 @@ def attach(
             estimator differentiates it twice; called without arguments, or with `batch` where ``pilot.step(loss,
             batch=batch)`` told it.
         model: the network, so that the guard also protects its buffers (batch norm's statistics); `loss_fn` needs it.
-        every: optimizer steps between decisions (the first come at 1, 2, 4 and 7); None: 10, for a policy more on a
-            horizon longer than 3,000, so that it decides no oftener than it was taught to (300 times a run).
+        every: optimizer steps between decisions (the first come at 1, 2, 4 and 7).
         mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures: no controller is
             asked.
         guard: True, False, or a :class:`trimtab.Guard` with other settings.
@@ -112,6 +110,7 @@ def attach(
     """
     check_pace(optimizer, every, horizon, mode, sites)
     check_company(optimizer, schedule, validate, model, guard)
+    check_validation(validate, validate_every, every)
     chosen = _controller(controller)
     panel = _panel(optimizer, chosen, knobs)
     members = _sites(optimizer, sites)
@@ -119,8 +118,6 @@ def attach(
         chosen = Constant()
     elif chosen is None:
         chosen = _usual(panel, len(members))
-    every = every or _pace(chosen, horizon, validate_every)
-    check_validation(validate, validate_every, every)
     needs = {"val_loss": validate, "val_hypergrad": validation_loss, "loss_fn": loss_fn}
     held_out = validation_loss or cast("Callable[[], Tensor] | None", validate)
     watch = Guard() if guard is True else guard or None
@@ -162,13 +159,6 @@ def _usual(panel: Panel, sites: int) -> Controller:
         return card(name)
     _tell_once(", ".join(panel.names))
     return Policy.for_panel(panel)
-
-
-def _pace(controller: Controller, horizon: int | None, between: object) -> int:
-    """Give the usual steps between decisions, such that they meet validations `between` steps apart."""
-    usual = controller.pace(horizon) if isinstance(controller, Policy) else EVERY
-    fitting = (pace for pace in range(usual, EVERY, -EVERY) if not isinstance(between, int) or between % pace == 0)
-    return next(fitting, EVERY)
 
 
 def _recorder(

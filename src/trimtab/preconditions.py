@@ -16,7 +16,7 @@ from trimtab.loss_knob import loss_knobs
 from trimtab.pilot import Pilot
 
 
-def check_pace(optimizer: Optimizer, every: int | None, horizon: int | None, mode: str, sites: str) -> None:
+def check_pace(optimizer: Optimizer, every: int, horizon: int | None, mode: str, sites: str) -> None:
     """Check the optimizer and how it is to be steered: SignalError, OrderError or KnobError where not so."""
     if not isinstance(optimizer, Optimizer):
         raise SignalError(
@@ -25,8 +25,8 @@ def check_pace(optimizer: Optimizer, every: int | None, horizon: int | None, mod
         )
     if getattr(getattr(optimizer, "_trimtab_pilot", None), "is_enabled", False):
         raise OrderError("This optimizer has a pilot already: call its `disable()` first.")
-    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
-        raise SignalError(f"`every` must be a whole number of steps of at least 1, or None, got {every!r}.")
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise SignalError(f"`every` must be a whole number of steps of at least 1, got {every!r}.")
     if horizon is not None and (not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1):
         raise SignalError(f"`horizon` must be a whole number of steps of at least 1, or None, got {horizon!r}.")
     if mode not in ("observe", "suggest", "act"):

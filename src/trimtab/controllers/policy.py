@@ -29,7 +29,6 @@ from trimtab.signals import Observation
 from trimtab.whole import written_whole
 
 Weights = Mapping[str, Tensor]
-MOST_DECISIONS = 300  # of a run, in steps of ten: no lesson that shipped cards were taught on is longer
 
 
 class Policy(nn.Module):
@@ -116,22 +115,6 @@ class Policy(nn.Module):
     def prior(self, panel: Panel, horizon: int | None) -> Tensor | None:
         """Give the schedule's ``[T, K]`` factors, or None (the constant 1) without a horizon."""
         return None if horizon is None else SCHEDULES[self.spec["prior"]]().prior(panel, horizon)
-
-    @staticmethod
-    def pace(horizon: int | None) -> int:
-        """Give the steps between decisions that it is usual with: 10, more where it would decide oftener than taught.
-
-        Args:
-            horizon: planned steps, or None.
-
-        Returns:
-            A multiple of ten.
-
-        Example:
-            >>> [Policy.pace(horizon) for horizon in (None, 3_000, 6_000, 100_000)]
-            [10, 10, 20, 340]
-        """
-        return 10 * max(1, math.ceil((horizon or 0) / (10 * MOST_DECISIONS)))
 
     def start(self, panel: Panel, members: int, sites: int) -> State:
         """Give the memory to begin with.

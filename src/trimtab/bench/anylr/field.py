@@ -16,7 +16,7 @@ from torch import Tensor
 from trimtab.bench.anylr.heat import Course, drive, replay
 from trimtab.bench.anylr.peers import PEERS, compete
 from trimtab.bench.anylr.suite import LRS, Entry
-from trimtab.bench.contender import CADENCE, LAYERS
+from trimtab.bench.contender import CADENCE, EVERY, LAYERS
 from trimtab.bench.run import settings
 from trimtab.controller import Controller
 from trimtab.controllers import Policy, controller_named
@@ -101,7 +101,7 @@ def run_heat(heat: Heat, entry: Entry) -> list[dict[str, Any]]:
         heat.lrs,
         heat.seeds,
         by="layer" if name == LAYERS else "run",
-        every=CADENCE.get(name),
+        every=CADENCE.get(name, EVERY),
         has_guard=name not in STATIC,
         sees_val=heat.contender.endswith(VAL),
     )

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from trimtab.bench.anylr.suite import Entry
-from trimtab.bench.contender import EVERY
 from trimtab.controller import Controller
 from trimtab.controllers import Policy
 from trimtab.copies import Copies
@@ -61,7 +60,7 @@ def drive(
     seeds: tuple[int, ...],
     *,
     by: str = "run",
-    every: int | None = None,
+    every: int = 10,
     has_guard: bool = True,
     sees_val: bool = False,
 ) -> Course:
@@ -73,7 +72,7 @@ def drive(
         lrs: to begin from.
         seeds: of weights and data order.
         by: what is a site: "run", "layer" or "block".
-        every: steps between decisions; None: what `attach` takes, 10, for a policy as many as it was taught with.
+        every: steps between decisions.
         has_guard: whether the guard watches.
         sees_val: whether the controller sees the validation split's first half, twenty times.
 
@@ -82,7 +81,6 @@ def drive(
     """
     begin = time.process_time()
     panel = panel_for(entry, controller)
-    every = every or (controller.pace(entry.steps) if isinstance(controller, Policy) else EVERY)
     sites = None if by == "run" else sites_of(entry.task.build(0), by)
     plant = Plant(entry.task, entry.twin(), panel, sites=sites, every=every, estimator=estimator_of(controller))
     looks = max(every, entry.steps // LOOKS // every * every) if sees_val else None
