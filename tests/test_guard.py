@@ -381,10 +381,10 @@ def test_a_bad_reading_is_never_kept() -> None:
 
 def test_a_state_whose_own_loss_is_far_up_is_not_kept() -> None:
     """The mean since the last reading may still be fine when a spike has begun: going back to that would be no help."""
-    calm, guard = torch.full((1, 1200), 0.1, dtype=F64), Guard(spacing=0)  # a snapshot is due at each reading
+    calm, guard = torch.full((1, 1200), 0.01, dtype=F64), Guard(spacing=0)  # a snapshot is due at each reading
     calm[0, 0] = 2.0
     spike = calm.clone()
-    spike[0, 1129] = 1.5  # the last of a window, whose mean stays below the bound
+    spike[0, 1129] = 0.8  # the last of a window, whose mean stays below the bound
     kept = {
         name: {step for (step, _), verdict in zip(windows(course), judged(course, guard), strict=True) if verdict.keep}
         for name, course in {"calm": calm, "spike": spike}.items()

@@ -34,7 +34,7 @@ from trimtab.guard import Guard as Guard
 from trimtab.hypergrad import estimator_of as estimator_of
 from trimtab.knobs import Knob as Knob
 from trimtab.knobs import Panel as Panel
-from trimtab.later import later
+from trimtab.later import later as _later
 from trimtab.loss_knob import LossKnob as LossKnob
 from trimtab.loss_knob import relaxed_dropout as relaxed_dropout
 from trimtab.pilot import Pilot as Pilot
@@ -93,4 +93,4 @@ __all__ = [
     "TrimtabError",
 ]
 
-__getattr__, __dir__ = later(__name__, {"Plant": "trimtab.plant", "task_named": "trimtab.tasks"})
+__getattr__, __dir__ = _later(__name__, {"Plant": "trimtab.plant", "task_named": "trimtab.tasks"})

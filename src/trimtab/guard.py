@@ -3,8 +3,8 @@
 The guard is pure and shaped: the same code judges one live run and thousands of simulated ones. It never touches
 weights; it says per member whether the state before this step is worth keeping (:attr:`Verdict.keep`) and whether to
 go back to the one kept last (:attr:`Verdict.restore`). A snapshot is always verified: it holds the weights, slots and
-knobs *before* the step whose loss has just been seen and found good, its own and the mean of those since the last
-reading. The first is taken before the first step.
+knobs *before* the step whose loss has just been seen and found good (the mean of those since the last reading; far
+below the first loss its own, too). The first is taken before the first step.
 
 Letters: ``B`` members.
 """
@@ -31,6 +31,7 @@ REASONS = (
     "the model over-fits",
     "the first steps did harm",
 )
+FAR = 0.02  # share of the way made, below which a level counts no further
 GAINS = (0.3, 0.05, 0.1)  # per reading: the fast mean, the slow mean, the noise
 RISES, LATER = 0.2, 0.5  # the gain of the mean rise between two validations, and the cut of a rate that over-fitted
 IN_A_ROW = 2  # validations that must be far too high: one of them may be chance
@@ -259,7 +260,10 @@ class Guard:
         is_early = signals.step <= EARLY
         allowed, early = self._allowed(memory, self.margin), self._allowed(memory, min(self.margin, EARLY_MARGIN))
         bound = torch.where(is_early, early, allowed)
-        exploded, is_up = mean > bound, losses[:, -1] > bound  # False while there is no level yet
+        exploded = mean > bound  # False while there is no level yet
+        # far below the first loss, where the bound is wide beside the level, a spike may have begun within it
+        is_low = memory["means"][:, :2].abs().amax(1) < FAR * (memory["first"] - memory["best"])
+        is_up = is_low & (losses[:, -1] > bound)
         known = losses.isfinite()
         risen = known & (losses > allowed[:, None])
         is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
@@ -272,7 +276,7 @@ class Guard:
         fast, slow, noise = memory["means"].unbind(-1)
         level = torch.fmax(fast, slow)
         way = (memory["first"] - memory["best"]).clamp_min(0)
-        return level + 3 * noise + margin * torch.fmax(level.abs(), 0.02 * way)
+        return level + 3 * noise + margin * torch.fmax(level.abs(), FAR * way)
 
     @staticmethod
     def _means(mean: Tensor, memory: Memory, bad: Tensor) -> Memory:
