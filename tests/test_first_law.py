@@ -71,7 +71,7 @@ class Few(Matrices):
         return x[:100], torch.where(torch.arange(100) % 5 == 0, y[:100].roll(1), y[:100])
 
 
-def policy(kind: Any, *, taught: bool) -> Callable[[Panel], Controller]:
+def policy(kind: Any, *, taught: bool, calm: float = 0.0) -> Callable[[Panel], Controller]:
     """Give a maker of policies: untaught, or with random last weights.
 
     Their reach is short: where a rate has walked far down, updates are differences of nearly equal weights, and what a
@@ -79,7 +79,7 @@ def policy(kind: Any, *, taught: bool) -> Callable[[Panel], Controller]:
     """
 
     def make(panel: Panel) -> Controller:
-        made = Policy.for_panel(panel, hidden=8, kind=kind, reach=0.2)
+        made = Policy.for_panel(panel, hidden=8, kind=kind, reach=0.2, calm=calm)
         if taught:
             with torch.no_grad():
                 made.out_weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
@@ -95,6 +95,7 @@ CASES: dict[str, Callable[[Panel], Controller]] = {
     "policy-mlp-taught": policy("mlp", taught=True),
     "policy-gru": policy("gru", taught=False),
     "policy-gru-taught": policy("gru", taught=True),
+    "policy-calm-taught": policy("mlp", taught=True, calm=0.6),
 }
 ORDINARY = [("quadratic-v1", "run"), ("digits-mlp-v1", "run"), ("digits-mlp-v1", "layer")]
 ALIKE = {"linear", "onecycle", "wsd"}  # tables of factors, as cosine is: on one task only
@@ -113,6 +114,7 @@ QUICK = {  # one of each rule, each controller, each task; the others are slow o
     ("nadam", "hypergradient", "quadratic-v1", "run"),
     ("rmsprop", "random", "digits-mlp-v1", "layer"),
     ("muon", "policy-mlp-taught", "digits-mlp-v1", "run"),
+    ("adam", "policy-calm-taught", "digits-mlp-v1", "run"),
 }
 
 

@@ -371,6 +371,7 @@ def controllers() -> dict[str, Any]:
         "greedy": trimtab.controller_named("greedy"),
         "hypergradient": KnobDescent(),
         "gru": taught,
+        "calm": Policy.for_panel(Panel.of(["lr"]), hidden=6, prior="hold", calm=0.6),
     }
 
 

@@ -17,8 +17,8 @@ PANEL = Panel.of(["momentum", "lr"])
 MEMBERS, SITES, STEPS = 3, 2, (1, 2, 4, 7, 10, 20, 30, 40, 50)
 
 
-def _policy(kind):
-    policy = Policy.for_panel(PANEL, 5, kind=kind)
+def _policy(kind, calm=0.0):
+    policy = Policy.for_panel(PANEL, 5, kind=kind, calm=calm)
     with torch.no_grad():
         policy.out_weight.normal_(generator=torch.Generator().manual_seed(2))
     return policy
@@ -30,6 +30,7 @@ ALL = {
     "replay": lambda: Replay.of([(1, [0.2, 0.9]), (9, [0.6, 0.1])]),
     "policy-mlp": lambda: _policy("mlp"),
     "policy-gru": lambda: _policy("gru"),
+    "policy-calm": lambda: _policy("mlp", 0.6),
 }
 
 

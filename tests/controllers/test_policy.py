@@ -1,6 +1,7 @@
 """A policy is its prior until taught, takes weights per member, and survives a file."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from trimtab.controllers import Policy, controller_named
 from trimtab.controllers.schedule import SCHEDULES
 from trimtab.errors import KnobError, SignalError, StateError
-from trimtab.features import Features
+from trimtab.features import RUN, SITE, Features
 from trimtab.knobs import Panel
 
 F64 = torch.float64
@@ -108,6 +109,25 @@ def test_weights_may_carry_a_gradient_under_func(reading, kind):
     many = {name: torch.stack([w, 2 * w]) for name, w in weights.items()}
     totals = torch.func.vmap(total)(many)
     torch.testing.assert_close(totals[0], total(weights))
+
+
+def test_a_calm_policy_reads_moving_means(reading):
+    """After step 10 it decides on m = c m + (1 - c) f; clock, places and early steps are as they are."""
+    policy, calm = _taught("mlp"), 0.75
+    calmed = Policy({**policy.spec, "calm": calm})
+    calmed.load_state_dict(policy.state_dict())
+    rng = torch.Generator().manual_seed(1)
+    place = torch.rand(3, 2, 2, generator=rng, dtype=F64)
+    sights = [reading(PANEL, place, step, rng=rng) for step in (1, 7, 10, 20, 30, 40)]
+    tells = torch.tensor([name.removeprefix("mean_") in RUN + SITE for name in policy.spec["features"]])
+    assert 0 < tells.sum() < len(tells)
+    read, expected = [], sights[0].features
+    for n, seen in enumerate(sights):
+        mean = seen.features if n < 3 else calm * expected + (1 - calm) * seen.features
+        expected = torch.where(tells, mean, seen.features)
+        read.append(replace(seen, features=expected))
+    torch.testing.assert_close(_moves(calmed, sights), _moves(policy, read), rtol=0, atol=1e-14)
+    assert not torch.allclose(_moves(calmed, sights)[-1], _moves(policy, sights)[-1])
 
 
 def test_a_gru_is_torchs_cell(reading):
@@ -214,7 +234,7 @@ def test_other_features_are_told(tmp_path, reading):
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"kind": "lstm"}, "kind"), ({"hidden": 0}, "hidden"), ({"prior": "moon"}, "prior"), ({"reach": 1.5}, "reach"),
-     ({"leap": 4.0}, "leap"), ({"size": [0.0]}, "size"),
+     ({"leap": 4.0}, "leap"), ({"calm": 1.0}, "calm"), ({"size": [0.0]}, "size"),
      ({"knobs": []}, "knob"), ({"features": []}, "feature")],
 )  # fmt: skip
 def test_a_spec_that_does_not_hold_is_refused(change, message):

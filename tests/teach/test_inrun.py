@@ -182,8 +182,9 @@ def test_settings_that_do_not_hold_are_refused() -> None:
     for changed in ({"fits": -1}, {"length": 17}, {"kept": 3}, {"penalty": -1.0}):
         with pytest.raises(KnobError, match="Control by a model needs"):
             ModelControl(policy(), **changed)
-    with pytest.raises(KnobError, match="policies of kind 'mlp', got 'gru'"):
-        ModelControl(Policy.for_panel(LR, 4, kind="gru"))
+    for form, memory in (({"kind": "gru"}, "kind 'gru'"), ({"calm": 0.5}, "calm 0.5")):
+        with pytest.raises(KnobError, match=f"without memory .*got {memory}"):
+            ModelControl(Policy.for_panel(LR, 4, **form))  # type: ignore[arg-type]
     control = ModelControl(policy(), **SMALL)
     with pytest.raises(KnobError, match="has learned in 2 runs, not in 3"):
         control.after(control.start(LR, 2, 1), noise=0.0).start(LR, 3, 1)

@@ -181,7 +181,8 @@ def test_a_course_by_ppo_ends_in_a_card_that_drives_a_live_run(tmp_path: Path) -
 
 def test_what_ppo_cannot_teach_is_refused(tmp_path: Path) -> None:
     """Memories, several sites and keys of other methods are named."""
-    for changed in ({"by": "layer"}, {"genome": Genome(Policy.for_panel(LR, 4, kind="gru").spec)}):
+    calm = Genome(Policy.for_panel(LR, 4, calm=0.5).spec)
+    for changed in ({"by": "layer"}, {"genome": Genome(Policy.for_panel(LR, 4, kind="gru").spec)}, {"genome": calm}):
         with pytest.raises(TaskError, match="without memory at one site"):
             replace(Proximal(genome(), LR), **changed)  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="`noise > 0`"):
@@ -228,7 +229,7 @@ def test_practice_says_what_it_cannot_teach() -> None:
     setting = Setting(task_named("quadratic-v1"), prior="hold")
     with pytest.raises(TaskError, match="prior and leap must be the policy's"):
         practised(replace(setting, prior="cosine"), genome(), "ppo", 10)
-    with pytest.raises(TaskError, match="SAC 'mlp' with a reach of 1"):
+    with pytest.raises(TaskError, match="SAC those with a reach of 1"):
         practised(setting, genome(reach=0.5), "sac", 10)
 
 

@@ -242,6 +242,8 @@ def test_a_policy_is_taught_from_a_log_of_random_moves() -> None:
 def test_what_does_not_hold_is_refused() -> None:
     """Shapes that do not belong together, too few runs, settings out of range."""
     log = played(0.0, 3)
+    with pytest.raises(TaskError, match=r"without memory .*calm 0\.5"):
+        Sketched(calm := Policy.for_panel(Panel.of(["lr"]), 4, calm=0.5), Genome(calm.spec))
     with pytest.raises(SignalError, match="A log is"):
         Log(log.seen[:, 1:], log.action, log.reward, log.known)
     with pytest.raises(TaskError, match="at least two runs"):

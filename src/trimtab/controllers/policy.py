@@ -23,7 +23,7 @@ from trimtab.controllers.schedule import SCHEDULES
 from trimtab.controllers.spec import FORMAT, Kind, Spec, check, check_names, read_file, roles, shapes_of
 from trimtab.controllers.typical import evened, typical
 from trimtab.errors import KnobError, SignalError, StateError
-from trimtab.features import Features
+from trimtab.features import RUN, SITE, Features
 from trimtab.knobs import EARLY_STEPS, LEAP, Panel
 from trimtab.signals import Observation
 from trimtab.whole import written_whole
@@ -35,6 +35,9 @@ class Policy(nn.Module):
     """Features in, moves out: ``reach * tanh(out(hidden(z)))``, early `leap` times that.
 
     ``z = asinh((feature - center) / size)`` brings all features to one scale (:mod:`trimtab.controllers.typical`).
+
+    With ``calm = c`` in the spec it reads, after the first ten steps, ``m ← c m + (1 - c) f`` in place of a feature
+    ``f`` of the training (not of the clock and the knobs), for what one batch shows is mostly noise.
 
     "mlp" is ``tanh(W f + b)``; "gru" a gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, as ``torch.nn.GRUCell``)
     whose memory ``[B, S, H]`` is in the State. `act` is pure and computes in the features' dtype (float64), whatever
@@ -64,6 +67,7 @@ class Policy(nn.Module):
         self.spec: Spec = cast("Spec", json.loads(json.dumps(spec)))
         for name in ("center", "size"):
             self.register_buffer(f"_{name}", torch.tensor(self.spec[name], dtype=torch.float64), persistent=False)
+        self._tells_training = [name.removeprefix("mean_") in RUN + SITE for name in self.spec["features"]]
         rng = rng or torch.Generator().manual_seed(0)
         for key, shape in shapes_of(self.spec).items():
             weight = torch.zeros(shape)
@@ -81,6 +85,7 @@ class Policy(nn.Module):
         prior: str = "hold",
         reach: float = 1.0,
         leap: float = LEAP,
+        calm: float = 0.0,
         rng: torch.Generator | None = None,
     ) -> Policy:
         """Make an untaught policy for a panel, on all of its features.
@@ -92,6 +97,7 @@ class Policy(nn.Module):
             prior: the schedule under it.
             reach: the largest move, in (0, 1].
             leap: what multiplies it in the first ten steps, in [1, 3].
+            calm: share that moving means of features keep at a reading, in [0, 1); 0: it reads the features themselves.
             rng: draws the hidden weights.
 
         Returns:
@@ -109,6 +115,7 @@ class Policy(nn.Module):
             prior=prior,
             reach=reach,
             leap=leap,
+            calm=calm,
         )
         return cls(read, rng)
 
@@ -125,7 +132,7 @@ class Policy(nn.Module):
             sites: ``S``.
 
         Returns:
-            ``memory`` ``[B, S, H]`` float64 for "gru", no entry for "mlp".
+            ``memory`` ``[B, S, H]`` for "gru", ``means`` ``[B, S, F]`` for one that is calm, float64; else no entry.
 
         Raises:
             KnobError: the panel's knobs are not those it was made for.
@@ -137,9 +144,12 @@ class Policy(nn.Module):
                 f"{', '.join(panel.names)}."
             )
         check_names(self.spec["features"], Features(panel).names)
-        if self.spec["kind"] == "mlp":
-            return {}
-        return {"memory": torch.zeros(members, sites, self.spec["hidden"], dtype=torch.float64)}
+        state: dict[str, Tensor] = {}
+        if self.spec["kind"] == "gru":
+            state["memory"] = torch.zeros(members, sites, self.spec["hidden"], dtype=torch.float64)
+        if self.spec["calm"]:
+            state["means"] = torch.full((members, sites, len(self.spec["features"])), math.nan, dtype=torch.float64)
+        return state
 
     def act(self, seen: Observation, state: State) -> tuple[Tensor, State]:
         """Decide with its own weights; see :class:`trimtab.controller.Controller`."""
@@ -162,8 +172,10 @@ class Policy(nn.Module):
         wide = len(self.spec["features"])
         if seen.features.shape[-1] != wide:
             raise SignalError(f"This policy reads {wide} features, got {seen.features.shape[-1]}.")
-        shares, state = self.shares(weights, seen.features, state)
-        leap = torch.where(seen.signals.step <= EARLY_STEPS, self.spec["leap"], 1.0).to(shares)
+        is_early = seen.signals.step <= EARLY_STEPS
+        features, state = self._calmed(seen.features, is_early, state)
+        shares, state = self.shares(weights, features, state)
+        leap = torch.where(is_early, self.spec["leap"], 1.0).to(shares)
         return self.spec["reach"] * leap[:, None, None] * shares, state
 
     def shares(self, weights: Weights, features: Tensor, state: State) -> tuple[Tensor, State]:
@@ -171,7 +183,7 @@ class Policy(nn.Module):
 
         Args:
             weights: as in `act_with`.
-            features: ``[B, S, F]``; what is not a number counts as 0.
+            features: ``[B, S, F]`` as they are to be read, calmed; what is not a number counts as 0.
             state: as in `act_with`.
 
         Returns:
@@ -229,6 +241,16 @@ class Policy(nn.Module):
         for key in weights:
             policy.register_parameter(key, nn.Parameter(weights[key]))
         return policy
+
+    def _calmed(self, features: Tensor, is_early: Tensor, state: State) -> tuple[Tensor, State]:
+        """Give what it reads of features ``[B, S, F]``: of those that tell of the training moving means, later on."""
+        if not self.spec["calm"]:
+            return features, state
+        means = state["means"].to(features)
+        tells = torch.tensor(self._tells_training, device=features.device)
+        keep = torch.where(is_early, 0.0, self.spec["calm"]).to(features)[:, None, None] * tells
+        read = torch.where(means.isnan(), features, features + keep * (means - features))
+        return read, {**state, "means": read}
 
     def _layer(self, weights: Weights, key: str, x: Tensor) -> Tensor:
         """``[B, S, I]`` to ``[B, S, O]`` with weights ``[O, I]`` or ``[B, O, I]``."""

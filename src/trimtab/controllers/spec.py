@@ -30,6 +30,7 @@ class Spec(TypedDict):
         prior: the schedule under it, a name in :data:`trimtab.controllers.schedule.SCHEDULES`.
         reach: moves are within ``[-reach, reach]``, at most 1 ...
         leap: ... or, in the first ten steps, this many times as far, at most :data:`trimtab.knobs.LEAP`.
+        calm: after them it reads moving means of what it sees of the training, which keep this share at a reading.
     """
 
     features: list[str]
@@ -41,6 +42,7 @@ class Spec(TypedDict):
     prior: str
     reach: float
     leap: float
+    calm: float
 
 
 def shapes_of(spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -54,6 +56,12 @@ def shapes_of(spec: Spec) -> dict[str, tuple[int, ...]]:
     for key, shape in layers.items():
         shapes |= {f"{key}_weight": shape, f"{key}_bias": shape[:1]}
     return shapes
+
+
+def memory_of(spec: Spec) -> str:
+    """Say what a policy remembers between readings, as some teachers cannot have it; "" for nothing."""
+    parts = ["kind 'gru'"] * (spec["kind"] == "gru") + [f"calm {spec['calm']:g}"] * (spec["calm"] > 0)
+    return " and ".join(parts)
 
 
 def check(spec: Spec) -> None:
@@ -76,6 +84,7 @@ def check(spec: Spec) -> None:
         f"`prior` one of {', '.join(SCHEDULES)}, got {spec['prior']!r}": spec["prior"] in SCHEDULES,
         f"`reach` in (0, 1], got {spec['reach']}": 0 < spec["reach"] <= 1,
         f"`leap` in [1, {LEAP:g}], got {spec['leap']}": 1 <= spec["leap"] <= LEAP,
+        f"`calm` in [0, 1), got {spec['calm']}": 0 <= spec["calm"] < 1,
     }
     for law, holds in laws.items():
         if not holds:
@@ -131,6 +140,9 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Spec, dict[str, Tensor]]:
     if FORMAT not in header:
         raise StateError(f"{where!r} is no policy of this version: its header has {sorted(header)}, not {FORMAT!r}.")
     try:
-        return cast("Spec", json.loads(header[FORMAT])), weights
+        spec = json.loads(header[FORMAT])
     except ValueError as error:
         raise StateError(f"{where!r} has no readable spec: {error}.") from error
+    if isinstance(spec, dict):
+        spec.setdefault("calm", 0.0)  # older files do not name it
+    return cast("Spec", spec), weights

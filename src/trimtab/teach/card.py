@@ -54,12 +54,13 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
     last, genome = curve[-1], course.genome()
     done, planned = int(last["generation"]), teacher["generations"]
     short, long = lessons["horizons"]
+    calm = f" (calm {policy['calm']:g})" if policy["calm"] else ""
     return "\n".join(
         [
             f"# {course.name}",
             "",
             f"A learned controller of {', '.join(policy['knobs'])}: {policy['kind']}, {policy['hidden']} hidden units, "
-            f"{genome.size} taught weights, {len(genome.read)} features, on the prior {policy['prior']!r}; "
+            f"{genome.size} taught weights, {len(genome.read)} features{calm}, on the prior {policy['prior']!r}; "
             f"sites: {policy['sites']}.",
             "",
             f"- **Taught on** {lessons['name']}: horizons {short} to {long}, optimizers {', '.join(lessons['rules'])}, "

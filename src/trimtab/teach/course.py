@@ -55,6 +55,7 @@ DEFAULTS: dict[str, Table] = {
         "prior": "hold",
         "reach": 1.0,
         "leap": 3.0,
+        "calm": 0.0,
         "sites": "run",
         "start": "",
         "features": ["*", "!mean_*", "!rank_*"],
@@ -150,6 +151,7 @@ class Course:
             prior=table["prior"],
             reach=table["reach"],
             leap=table["leap"],
+            calm=table["calm"],
         )
         return Genome(policy.spec, tuple(table["features"]))
 

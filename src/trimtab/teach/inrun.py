@@ -23,6 +23,7 @@ from torch import Tensor
 
 from trimtab.controller import State
 from trimtab.controllers.policy import Policy
+from trimtab.controllers.spec import memory_of
 from trimtab.copies import select
 from trimtab.errors import KnobError
 from trimtab.knobs import EARLY_STEPS, Panel
@@ -91,8 +92,8 @@ class ModelControl:
                 f"noise={self.noise}, rate={self.rate}, penalty={self.penalty}, batch={self.batch}, "
                 f"length={self.length}, fewest={self.fewest}, kept={self.kept}."
             )
-        if self.policy.spec["kind"] != "mlp":
-            raise KnobError(f"Control by a model teaches policies of kind 'mlp', got {self.policy.spec['kind']!r}.")
+        if memory := memory_of(self.policy.spec):
+            raise KnobError(f"Control by a model teaches policies without memory ('mlp', `calm = 0`), got {memory}.")
 
     def after(
         self, state: State, *, noise: float | None = None, fits: int | None = None, climbs: int | None = None

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trimtab.controllers.spec import memory_of
 from trimtab.errors import StateError, TaskError
 from trimtab.guard import Guard
 from trimtab.knobs import Panel
@@ -96,10 +97,10 @@ class Proximal:
                 "PPO needs `members`, `tasks`, `generations`, `epochs` of at least 1, `rate > 0` and `noise > 0`, got "
                 f"{counts}, rate={self.rate}, noise={self.noise}."
             )
-        if self.genome.spec["kind"] != "mlp" or self.by != "run":
+        if (memory := memory_of(self.genome.spec)) or self.by != "run":
             raise TaskError(
-                f"PPO teaches policies without memory at one site, kind 'mlp' and sites 'run', got "
-                f"{self.genome.spec['kind']!r} and {self.by!r}."
+                f"PPO teaches policies without memory at one site ('mlp', `calm = 0`, sites 'run'), got "
+                f"{memory or 'none'} and {self.by!r}."
             )
 
     def start(self, mean: Tensor) -> Practice:

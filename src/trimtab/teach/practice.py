@@ -18,6 +18,7 @@ import torch
 
 from trimtab.controllers.policy import Policy
 from trimtab.controllers.population import Population
+from trimtab.controllers.spec import memory_of
 from trimtab.env.setting import Setting
 from trimtab.errors import TaskError
 from trimtab.teach.ascent import Ascent, directions, falling, gradient, scaled
@@ -57,14 +58,15 @@ def practised(
     Raises:
         TaskError: there is no such method, or the policy's form is not one of its own.
     """
-    spec = genome.spec
+    spec, memory = genome.spec, memory_of(genome.spec)
     if (setting.prior, setting.leap) != (spec["prior"], spec["leap"]):
         raise TaskError(f"The setting's prior and leap must be the policy's, got {setting.prior!r}, {setting.leap}.")
     if method == "evolution":
         return _Evolved(genome, max(2, members // 2), seed).taught(setting, decisions, rate)
-    if method not in ("ppo", "sac") or spec["kind"] != "mlp" or (method == "sac" and spec["reach"] != 1):
+    if method not in ("ppo", "sac") or memory or (method == "sac" and spec["reach"] != 1):
         raise TaskError(
-            f"PPO teaches 'mlp', SAC 'mlp' with a reach of 1; got {method!r}, {spec['kind']!r}, {spec['reach']}."
+            f"PPO teaches policies without memory ('mlp', `calm = 0`), SAC those with a reach of 1; got {method!r}, "
+            f"{memory or 'none'}, {spec['reach']}."
         )
     from trimtab.teach.agents import PlantVecEnv, quiet, read_off, seat, seeded
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.controllers.policy import Policy
+from trimtab.controllers.spec import memory_of
 from trimtab.controllers.typical import evened
 from trimtab.env.setting import Setting
 from trimtab.errors import TaskError
@@ -97,12 +98,17 @@ class Sketched(nn.Module):
     """A policy as a module from the features it reads, on one scale, to actions; float64.
 
     Args:
-        policy: "mlp".
+        policy: "mlp", not calm.
         genome: says what is read.
+
+    Raises:
+        TaskError: the policy has a memory.
     """
 
     def __init__(self, policy: Policy, genome: Genome) -> None:
         super().__init__()
+        if memory := memory_of(policy.spec):
+            raise TaskError(f"Value gradients teach policies without memory ('mlp', `calm = 0`), got {memory}.")
         self.genome, self.reach = genome, policy.spec["reach"]
         for name, weight in policy.named_parameters():
             self.register_parameter(name, nn.Parameter(weight.detach().double()))

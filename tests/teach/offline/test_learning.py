@@ -34,6 +34,7 @@ def genome(wide: int, hidden: int = 16, **changes: Any) -> Genome:
         prior="constant",
         reach=1.0,
         leap=1.0,
+        calm=0.0,
     )
     return Genome(Spec(**(spec | changes)))
 
@@ -219,5 +220,6 @@ def test_settings_that_cannot_teach_are_refused() -> None:
         cloned(genome(4), made, temperature=0.0)
     with pytest.raises(TaskError, match="rate > 0` and `steps >= 1"):
         cloned(genome(4), made, steps=0)
-    with pytest.raises(TaskError, match="without memory, 'mlp', got 'gru'"):
-        cloned(genome(4, kind="gru"), made)
+    for form, memory in (({"kind": "gru"}, "kind 'gru'"), ({"calm": 0.5}, "calm 0.5")):
+        with pytest.raises(TaskError, match=f"without memory .*got {memory}"):
+            cloned(genome(4, **form), made)

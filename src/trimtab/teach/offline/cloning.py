@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trimtab.controllers.policy import Policy
+from trimtab.controllers.spec import memory_of
 from trimtab.errors import TaskError
 from trimtab.teach.genome import Genome
 from trimtab.teach.offline.transitions import Transitions
@@ -38,8 +39,8 @@ class Actor:
     """
 
     def __init__(self, genome: Genome, rate: float, steps: int) -> None:
-        if genome.spec["kind"] != "mlp":
-            raise TaskError(f"Offline teaching is for policies without memory, 'mlp', got {genome.spec['kind']!r}.")
+        if memory := memory_of(genome.spec):
+            raise TaskError(f"Offline teaching is for policies without memory ('mlp', `calm = 0`), got {memory}.")
         if not (0 < rate < math.inf and steps >= 1):
             raise TaskError(f"Teaching needs `rate > 0` and `steps >= 1`, got rate={rate}, steps={steps}.")
         self._policy = genome.policy(genome.untaught())
