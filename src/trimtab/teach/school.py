@@ -19,7 +19,7 @@ import torch
 
 from trimtab.errors import StateError, TraceError
 from trimtab.teach.card import write_card
-from trimtab.teach.course import Course
+from trimtab.teach.course import DEFAULTS, Course
 from trimtab.teach.evolution import Record, Teacher
 from trimtab.teach.examination import Examination, Grids
 from trimtab.whole import written_whole
@@ -210,15 +210,16 @@ class _Clock:
 
 
 def _compare(ours: str, theirs: str, folder: Path) -> None:
-    """Refuse a checkpoint of another course, and say what differs."""
-    if ours == theirs:
+    """Refuse a checkpoint of another course, and say what differs; a key that it does not know had its default."""
+    new, known = json.loads(ours), json.loads(theirs)
+    old = {name: DEFAULTS[name] | known.get(name, {}) for name in new}
+    if new == old:
         return
-    new, old = json.loads(ours), json.loads(theirs)
     differ = [
-        f"{f'[{name}] ' if name else ''}{key} was {old.get(name, {}).get(key)!r}, is {value!r}"
+        f"{f'[{name}] ' if name else ''}{key} was {old[name].get(key)!r}, is {value!r}"
         for name, table in new.items()
         for key, value in table.items()
-        if old.get(name, {}).get(key) != value
+        if old[name].get(key) != value
     ]
     raise StateError(f"{folder} holds the teaching of another course ({'; '.join(differ)}): give another folder.")
 
