@@ -60,6 +60,7 @@ class Policy(nn.Module):
     needs = frozenset[str]()
     _center: Tensor
     _size: Tensor
+    _tells_training: Tensor
 
     def __init__(self, spec: Spec, rng: torch.Generator | None = None) -> None:
         super().__init__()
@@ -67,7 +68,8 @@ class Policy(nn.Module):
         self.spec: Spec = cast("Spec", json.loads(json.dumps(spec)))
         for name in ("center", "size"):
             self.register_buffer(f"_{name}", torch.tensor(self.spec[name], dtype=torch.float64), persistent=False)
-        self._tells_training = [name.removeprefix("mean_") in RUN + SITE for name in self.spec["features"]]
+        tells = [name.removeprefix("mean_") in RUN + SITE for name in self.spec["features"]]
+        self.register_buffer("_tells_training", torch.tensor(tells), persistent=False)
         rng = rng or torch.Generator().manual_seed(0)
         for key, shape in shapes_of(self.spec).items():
             weight = torch.zeros(shape)
@@ -247,9 +249,9 @@ class Policy(nn.Module):
         if not self.spec["calm"]:
             return features, state
         means = state["means"].to(features)
-        tells = torch.tensor(self._tells_training, device=features.device)
-        keep = torch.where(is_early, 0.0, self.spec["calm"]).to(features)[:, None, None] * tells
-        read = torch.where(means.isnan(), features, features + keep * (means - features))
+        keep = torch.where(is_early, 0.0, self.spec["calm"]).to(features)[:, None, None]
+        kept = keep * self._tells_training.to(features) * (means - features)
+        read = torch.where(means.isnan(), features, features + kept)
         return read, {**state, "means": read}
 
     def _layer(self, weights: Weights, key: str, x: Tensor) -> Tensor:
