@@ -215,11 +215,11 @@ def test_a_refused_trace_s_file_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_default_is_the_shipped_card() -> None:
-    """Without a name the learning rate alone is turned, by `trimtab-v4`; a name and a Policy give the same moves."""
+    """Without a name the learning rate alone is turned, by `trimtab-v6`; a name and a Policy give the same moves."""
     from trimtab.controllers.cards import card
 
     runs = []
-    for controller in (None, "trimtab-v4", card("trimtab-v4")):
+    for controller in (None, "trimtab-v6", card("trimtab-v6")):
         torch.manual_seed(0)
         optimizer = adam()
         pilot = trimtab.attach(optimizer, controller, horizon=30)

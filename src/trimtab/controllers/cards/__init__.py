@@ -15,7 +15,7 @@ from trimtab.controllers.spec import roles
 from trimtab.errors import TaskError
 
 FOLDER = Path(__file__).parent
-DEFAULT, LAYERS, JOINT = "trimtab-v4", "trimtab-layer-v1", "trimtab-joint-v2"  # by what there is to turn
+DEFAULT, LAYERS, JOINT = "trimtab-v6", "trimtab-layer-v1", "trimtab-joint-v2"  # by what there is to turn
 
 
 @cache
