@@ -25,7 +25,8 @@ ROWS = {"any-lr-v1": ROOT / "results/any-lr.jsonl", "generalize-v1": ROOT / "res
 DOCS = ROOT / "docs"
 STATIC = ("constant", "cosine", "wsd", "onecycle")  # who sets the bar
 SHOWN = (*STATIC, DEFAULT, f"{DEFAULT}+val", "hypergradient", "prodigy-cosine")
-TAUGHT = ("trimtab-v1", "trimtab-v2", "trimtab-v3", "trimtab-v4")  # each from the one before it, the first from nothing
+TAUGHT = (("trimtab-v1",), ("trimtab-v2", "trimtab-v3", "trimtab-v4"), ("trimtab-v6",))  # each from the one before it
+BEFORE = (("trimtab-v1",), ("trimtab-v1", "trimtab-v2"))  # what the second row's first and the third's was begun from
 
 
 def main() -> None:
@@ -54,7 +55,8 @@ def main() -> None:
     rows = read_rows(ROWS["any-lr-v1"])
     draw("any-lr", sensitivity([row for row in rows if row["contender"] in SHOWN]))
     draw("any-lr-rates", schedules([row for row in rows if row["contender"] in (*STATIC, DEFAULT)]))
-    draw("teaching", grid([curves(TAUGHT[:1], 0.0), curves(TAUGHT[1:], told(TAUGHT[0])[-1][0])], columns=2, height=3.0))
+    spent = (0.0, *(sum(told(card)[-1][0] for card in cards) for cards in BEFORE))
+    draw("teaching", grid([curves(*row) for row in zip(TAUGHT, spent, strict=True)], columns=3, height=3.0))
 
 
 def draw(name: str, picture: str) -> None:
