@@ -67,15 +67,19 @@ def draw(name: str, picture: str) -> None:
 def curves(cards: tuple[str, ...], spent: float) -> Panel:
     """Draw what a row of cards scored while they were taught, over the core-minutes from nothing."""
     lines = []
-    for card, color in zip(cards, PALETTE, strict=False):
-        points = told(card)
+    for card in cards:
+        points, color = told(card), PALETTE[[name for row in TAUGHT for name in row].index(card)]
         places = [spent + point[0] for point in points]
         for name, place, dash in (("median", 1, "-"), ("90 %", 2, "--")):
             values = [point[place] for point in points]
             lines.append(Line(places, values, f"{card}, {name}", color=color, dash=dash, marker="o"))
         spent += points[-1][0]
     return Panel(
-        " and ".join(cards), "core-minutes from nothing", "regret on held-out lessons", lines, y_range=(1.0, 3.2)
+        " to ".join(dict.fromkeys((cards[0], cards[-1]))),
+        "core-minutes from nothing",
+        "regret on held-out lessons",
+        lines,
+        y_range=(1.0, 3.2),
     )
 
 
