@@ -97,13 +97,15 @@ def test_every_family_can_be_differentiated_twice(family: str) -> None:
     assert float(slopes.abs().max()) > 0
 
 
-def test_an_untaught_policy_has_slopes() -> None:
-    """Moves of exactly zero leave knobs as they are, bit for bit, but not without a slope."""
+@pytest.mark.parametrize("calm", [0.0, 0.6])
+def test_an_untaught_policy_has_slopes(calm: float) -> None:
+    """Moves of exactly zero leave knobs as they are, bit for bit, but not without a slope; calm ones too."""
+    genome = Genome(Policy.for_panel(LR, hidden=3, calm=calm).spec, ("trend_*", *CLOCK))
     lesson = Lesson(1, smooth(3), SGD(), 12, None)
     plant = lesson.plant(LR, dtype=torch.float64, differentiable=True)
     start = torch.tensor([[1e-2]], dtype=torch.float64)
-    slopes, _ = slopes_of(GENOME, GENOME.untaught(), lambda c: final_loss(lesson, plant, c, start), 1)
-    assert float(slopes.abs().max()) > 0
+    slopes, _ = slopes_of(genome, genome.untaught(), lambda c: final_loss(lesson, plant, c, start), 1)
+    assert 0 < float(slopes.abs().max()) < math.inf
 
 
 def test_gradients_are_cut() -> None:

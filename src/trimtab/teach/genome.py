@@ -74,7 +74,8 @@ class Genome:
         """Give the vector that plays as another policy does, to teach on from there.
 
         Weights of features and knobs that the other has not are 0: a new knob is left alone at first. Hidden units that
-        it has not are an untaught policy's, and nothing listens to them yet.
+        it has not are an untaught policy's, and nothing listens to them yet. Where this one is calm and the other is
+        not, the weights are the same and what they read is not, so that it plays otherwise.
 
         Args:
             policy: of the same kind and as many hidden units, or fewer where it has no memory.
