@@ -358,11 +358,14 @@ def test_r9_a_tensor_checkpoint_is_turned_in_place() -> None:
 
 def controllers() -> dict[str, Any]:
     """Make one controller of each kind of memory."""
-    taught = Policy.for_panel(
-        Panel.of(["lr"]), hidden=6, kind="gru", prior="hold", rng=torch.Generator().manual_seed(1)
-    )
-    with torch.no_grad():
-        taught.out_weight.copy_(torch.randn(taught.out_weight.shape, generator=torch.Generator().manual_seed(2)))
+
+    def taught(**form: Any) -> Policy:
+        rng = torch.Generator().manual_seed(1)
+        policy = Policy.for_panel(Panel.of(["lr"]), hidden=6, prior="hold", rng=rng, **form)
+        with torch.no_grad():
+            policy.out_weight.copy_(torch.randn(policy.out_weight.shape, generator=torch.Generator().manual_seed(2)))
+        return policy
+
     return {
         "open-loop": trimtab.controller_named("cosine"),
         "feedback": trimtab.controller_named("hypergradient"),
@@ -370,8 +373,8 @@ def controllers() -> dict[str, Any]:
         "random": trimtab.controller_named("random"),
         "greedy": trimtab.controller_named("greedy"),
         "hypergradient": KnobDescent(),
-        "gru": taught,
-        "calm": Policy.for_panel(Panel.of(["lr"]), hidden=6, prior="hold", calm=0.6),
+        "gru": taught(kind="gru"),
+        "calm": taught(calm=0.6),
     }
 
 
@@ -496,7 +499,7 @@ def go(run: Run, steps: range) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["open-loop", "feedback", "plateau", pytest.param("hypergradient", marks=pytest.mark.slow), "gru"]
+    "name", ["open-loop", "feedback", "plateau", pytest.param("hypergradient", marks=pytest.mark.slow), "gru", "calm"]
 )
 def test_r12_a_resumed_run_is_bit_exact(name: str, tmp_path: Path) -> None:
     """Saved at any step and loaded into a fresh program, a run ends with the very weights and the very decisions.
