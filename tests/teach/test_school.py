@@ -21,6 +21,7 @@ from trimtab.controllers import Policy
 from trimtab.errors import StateError, TaskError, TraceError
 from trimtab.knobs import Panel
 from trimtab.teach import School, read_course
+from trimtab.teach.card import page
 from trimtab.teach.command import teach
 from trimtab.workers import cluster, crew
 
@@ -87,6 +88,19 @@ def test_a_stopped_teaching_goes_on_bit_for_bit(tmp_path: Path) -> None:
     del tables["policy"]["calm"]  # as a version wrote it that did not know the key
     torch.save(older | {"course": json.dumps(tables)}, tmp_path / "parts/state.pt")
     assert torch.equal(School(made, tmp_path / "parts").state.ascent.mean, whole.state.ascent.mean)
+
+
+def test_a_cards_limits_are_those_of_its_lessons(tmp_path: Path) -> None:
+    """Texts and long clean lessons stand among the limits where the distribution has them, and only there."""
+    marks = ("generation", "core_minutes", "median", "ninety", "worst", "mean", "lost", "restores")
+    told = {}
+    for name in ("teach-v1", "teach-v2", "teach-v4"):
+        read = read_course(course(tmp_path, TINY.replace("horizons", f'name = "{name}"\nhorizons')))
+        told[name] = page(read, [dict.fromkeys(marks, 1.0)], cpu=60.0, origin={}).split("## Limits")[1]
+    assert ["teach-v4"] == [name for name, text in told.items() if "causal transformers" in text]
+    far = "beyond 3000, in lessons that are not clean 30:"
+    assert ["teach-v2", "teach-v4"] == [name for name, text in told.items() if far in text]
+    assert "beyond 30:" in told["teach-v1"]
 
 
 UNDER_WAY = """

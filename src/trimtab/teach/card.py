@@ -8,6 +8,8 @@ from pathlib import Path
 from trimtab.controllers.policy import Policy
 from trimtab.errors import TraceError
 from trimtab.teach.course import Course
+from trimtab.teach.distribution import LONG
+from trimtab.teach.sketch import KINDS
 from trimtab.whole import written_whole
 
 ROWS = 20  # of the curve at most
@@ -54,6 +56,9 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
     last, genome = curve[-1], course.genome()
     done, planned = int(last["generation"]), teacher["generations"]
     short, long = lessons["horizons"]
+    kinds = KINDS[lessons["name"]]
+    texts = ", causal transformers of 2 blocks of 24 units" if "text" in kinds else ""
+    beyond = f"{max(long, LONG[1])}, in lessons that are not clean {long}" if "clean" in kinds else f"{long}"
     calm = f" (calm {policy['calm']:g})" if policy["calm"] else ""
     return "\n".join(
         [
@@ -87,9 +92,9 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             "## Limits",
             "",
             "The score is on small exercises of the kind that it was taught on: perceptrons of at most 3 layers of 64 "
-            "units, smaller convolutional, recurrent and attention networks, at most 64 inputs. It says nothing of "
-            f"other kinds, larger ones or horizons beyond {long}: `trimtab bench any-lr --card FILE` measures those. "
-            " Below a loss of 1e-4 of the constant answer's, differences did not count.",
+            f"units, smaller convolutional, recurrent and attention networks{texts}, at most 64 inputs. It says "
+            f"nothing of other kinds, larger ones or horizons beyond {beyond}: `trimtab bench any-lr --card FILE` "
+            "measures those. Below a loss of 1e-4 of the constant answer's, differences did not count.",
             "",
         ]
     )
