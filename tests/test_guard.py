@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.guard import EXPLODED, FINE, HARMED, NOT_FINITE, OVER_FIT, TRIAL, Guard, Verdict
+from trimtab.guard import BELIEVED, EXPLODED, FINE, HARMED, NOT_FINITE, OVER_FIT, TRIAL, UNSOUND, Guard, Verdict
 from trimtab.signals import Signals, is_reading
 
 F64 = torch.float64
@@ -391,6 +391,69 @@ def test_a_state_whose_own_loss_is_far_up_is_not_kept() -> None:
     }
     assert {FINE} == set(reasons(judged(spike, guard)))
     assert {1130} == kept["calm"] - kept["spike"]
+
+
+def test_a_state_whose_mean_loss_is_far_above_a_low_level_is_not_kept() -> None:
+    """Far below the first loss the bound is wide beside the level: what it lets pass is not yet worth going back to."""
+    course, guard = torch.full((1, 2400), 0.001, dtype=F64), Guard(spacing=0)
+    course[0, 0] = 2.0
+    course[0, 2221:2230] = 0.02  # twenty times the level, a fifth of the bound, and the last one no more
+    verdicts = judged(course, guard)
+    kept = {step for (step, _), verdict in zip(windows(course), verdicts, strict=True) if verdict.keep}
+    assert {FINE} == set(reasons(verdicts))
+    assert {2220, 2240} <= kept
+    assert 2230 not in kept
+
+
+def spoilt(first: float, low: float = 0.01, high: float = 1.0) -> list[Verdict]:
+    """Judge a run at `low` whose readings from step 410 on are `high`, the first loss of each being `first`."""
+    course = torch.full((1, 800), low, dtype=F64)
+    course[0, 0] = 2.0
+    course[0, 400:] = high
+    course[0, 410::10] = first
+    return judged(course)[len(windows(course[:, :400])) :]
+
+
+def test_a_snapshot_that_is_itself_too_high_is_gone_on_from() -> None:
+    """Where its own loss is beyond the bound on three batches in a row, no rate is to blame: a new level, one cut."""
+    verdicts = spoilt(first=0.9)
+    assert [EXPLODED] * BELIEVED + [UNSOUND] == reasons(verdicts[: BELIEVED + 1])
+    assert pytest.approx([1 / 4, 1 / 16, 1 / 64, 1 / 4]) == [float(v.cut) for v in verdicts[: BELIEVED + 1]]
+    after = verdicts[BELIEVED + 1 :]
+    assert {FINE} == set(reasons(after))
+    assert any(bool(v.keep) for v in after)
+    assert not any(bool(v.gave_up) for v in verdicts)
+
+
+def test_a_snapshot_whose_own_loss_is_low_is_not_gone_on_from() -> None:
+    """Where the first loss after going back is fine and the rest are not, it is the rate: cut, until it gives up."""
+    verdicts = spoilt(first=0.01)
+    assert UNSOUND not in reasons(verdicts)
+    assert bool(verdicts[-1].gave_up)
+
+
+def test_own_losses_count_only_in_a_row() -> None:
+    """One batch on which the snapshot is fine says that it may be so: the count begins again."""
+    course = torch.full((1, 520), 0.01, dtype=F64)
+    course[0, 0] = 2.0
+    course[0, 400:] = 1.0
+    course[0, 430] = 0.01  # the first of the third reading after going back
+    found = reasons(judged(course))[-12:]
+    assert [EXPLODED] * 6 + [UNSOUND] + [FINE] * 5 == found
+
+
+def test_a_failure_after_that_cuts_further() -> None:
+    """Until a new snapshot is kept, the next failure cuts from the rate that the run went on at; tries are new."""
+    guard, memory = Guard(), Guard().start(1)
+    for step in (1, 2, 4, 7, 10, *range(20, 2001, 10)):
+        _, memory = guard.check(reading(step, [2.0 if step == 1 else 0.01] * 10), memory)
+    for step in range(2010, 2050, 10):
+        settled, memory = guard.check(reading(step, [1.0] * 10), memory)
+    assert [UNSOUND] == settled.reason.tolist()
+    assert (0, 0, 1) == tuple(int(memory[name]) for name in ("tries", "unsound", "cuts"))
+    assert pytest.approx([1.0, 1.0, 0.0]) == memory["means"][0].tolist()
+    failed, _ = guard.check(reading(2050, [1e3] * 10), memory)
+    assert pytest.approx(0.25**2) == float(failed.cut)
 
 
 @pytest.mark.parametrize(("spacing", "longest"), [(1 / 8, 256), (1 / 32, 256), (0.5, 100), (0.0, 256)])

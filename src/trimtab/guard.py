@@ -4,7 +4,7 @@ The guard is pure and shaped: the same code judges one live run and thousands of
 weights; it says per member whether the state before this step is worth keeping (:attr:`Verdict.keep`) and whether to
 go back to the one kept last (:attr:`Verdict.restore`). A snapshot is always verified: it holds the weights, slots and
 knobs *before* the step whose loss has just been seen and found good (the mean of those since the last reading; far
-below the first loss its own, too). The first is taken before the first step.
+below the first loss more closely). The first is taken before the first step.
 
 Letters: ``B`` members.
 """
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
+from trimtab.level import EARLY, Memory, bounds, followed, none_yet
 from trimtab.signals import Signals
 
-FINE, NOT_FINITE, EXPLODED, OVER_FIT, HARMED = 0, 1, 2, 3, 4
+FINE, NOT_FINITE, EXPLODED, OVER_FIT, HARMED, UNSOUND = 0, 1, 2, 3, 4, 5
 GLITCHES = 3  # bad batches in a row that are believed to be such
-EARLY, EARLY_MARGIN = 10, 0.85  # up to this step a loss may rise by no more than this share of its level
 TRIAL, HARM = 7, 0.2  # up to this step only the first state is kept; a loss risen by this share of the first is harm
 REASONS = (
     "",
@@ -30,12 +30,11 @@ REASONS = (
     "the loss exploded",
     "the model over-fits",
     "the first steps did harm",
+    "the snapshot's own loss is as high",
 )
-FAR = 0.02  # share of the way made, below which a level counts no further
-GAINS = (0.3, 0.05, 0.1)  # per reading: the fast mean, the slow mean, the noise
 RISES, LATER = 0.2, 0.5  # the gain of the mean rise between two validations, and the cut of a rate that over-fitted
 IN_A_ROW = 2  # validations that must be far too high: one of them may be chance
-Memory = dict[str, Tensor]
+BELIEVED = 3  # batches on which a snapshot must itself be too high, in a row: then no rate is to blame
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Verdict:
         keep: ``[B]`` bool, take the state before this step as the new snapshot.
         restore: ``[B]`` bool, go back to the snapshot.
         cut: ``[B]`` factor in (0, 1] on the snapshot's learning rate, where restored; the helm takes the controller's
-            own rate instead where that is lower, and where the first steps did harm.
+            own rate instead where the first steps did harm and, but where the snapshot is unsound, where that is lower.
         reason: ``[B]`` int64, index into :data:`REASONS`.
         gave_up: ``[B]`` bool, the tries are used up: the snapshot is the result, the rate stays at its lowest.
     """
@@ -78,6 +77,10 @@ class Guard:
     weights. Where a mean of losses in them was above the first loss by a fifth (:data:`HARM`), short of a failure, the
     run goes back too, once, at the rate that the controller has come to by then: a net that one far too large step has
     thrown about does not recover what it loses.
+
+    The first loss after going back is the snapshot's own, on a batch that did not choose it. Where that is beyond the
+    bound three times in a row (:data:`BELIEVED`), a smaller rate cannot help: a lucky batch let a spoilt state pass, or
+    the data has changed. The run then goes on from there at the first cut alone, and its level is taken anew.
 
     A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
     than the snapshot and validates worse; and where validations lie no further apart than `longest` steps, or `spacing`
@@ -126,7 +129,7 @@ class Guard:
         def full(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.full((members,), value, dtype=dtype)
 
-        means = torch.tensor([[math.nan, math.nan, 0.0]], dtype=torch.float64).repeat(members, 1)
+        means = none_yet(members)
         return {
             "means": means,
             "kept_means": means,
@@ -143,6 +146,7 @@ class Guard:
             "kept_at": full(0, torch.int64),
             "good": full(0, torch.int64),
             "tries": full(0, torch.int64),
+            "unsound": full(0, torch.int64),
             "glitches": full(0, torch.int64),
             "cuts": full(0, torch.int64),
             "failures": full(0, torch.int64),
@@ -170,8 +174,13 @@ class Guard:
             the snapshot's own where the run over-fitted or the first steps did harm; noise is not forgotten.
         """
         mean = signals.losses.to(torch.float64).mean(1)
-        reason, is_calm, is_wild, is_up = self._reason(signals, mean, memory)
-        new = self._means(mean, memory, (reason != FINE) & ~memory["gave_up"])
+        reason, is_calm, is_wild, is_up, is_own = self._reason(signals, mean, memory)
+        unsound = (memory["unsound"] + 1) * is_own
+        settles = (unsound >= BELIEVED) & ~memory["gave_up"]
+        level = memory
+        if bool(settles.any()):
+            level = memory | {"means": torch.where(settles[:, None], none_yet(len(mean)).to(mean), memory["means"])}
+        new = followed(mean, level, (reason != FINE) & ~settles & ~memory["gave_up"])
         due, seen = self.is_due(signals.step, memory), self._is_seen(signals)
         if not bool((due | seen | (reason != FINE) | (signals.step <= TRIAL) | memory["gave_up"]).any()):
             # nothing to judge, as at most readings of one run: what follows would change nothing, at twice the cost
@@ -182,11 +191,11 @@ class Guard:
             (reason == FINE) & (signals.step <= TRIAL), torch.fmax(memory["worst"], mean), memory["worst"]
         )
         is_harmed = (signals.step == TRIAL) & (worst > memory["first"] + HARM * memory["first"].abs())
-        reason = torch.where((reason == FINE) & over_fits, OVER_FIT, reason)
+        reason = torch.where((reason == FINE) & over_fits, OVER_FIT, reason.masked_fill(settles, UNSOUND))
         reason = torch.where((reason == FINE) & is_harmed, HARMED, reason).masked_fill(memory["gave_up"], FINE)
-        bad, back = reason != FINE, reason >= OVER_FIT
+        bad, back = reason != FINE, (reason == OVER_FIT) | (reason == HARMED)
         lucky = bad & ~back & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
-        failed = (bad & ~lucky & (reason != HARMED)).to(torch.int64)
+        failed = (bad & ~lucky & ~settles & (reason != HARMED)).to(torch.int64)
         tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + is_wild.to(torch.int64))
         # the very first state is kept whatever its loss: there is no other
         keep = due & (~bad & ~is_worse & ~is_up | (memory["kept_at"] == 0))
@@ -210,14 +219,15 @@ class Guard:
             "over": over.masked_fill(back, 0),
             "kept_at": torch.where(keep | due & is_worse, signals.step, memory["kept_at"]),
             "good": (memory["good"] + 1).masked_fill(bad, 0),
-            "tries": tries.masked_fill(recovered, 0),
+            "tries": tries.masked_fill(recovered | settles, 0),
+            "unsound": unsound.masked_fill(settles, 0),
             "glitches": (memory["glitches"] + lucky).masked_fill(recovered, 0),
-            "cuts": cuts.masked_fill(keep, 0),  # a snapshot holds the rate as cut so far
-            "failures": memory["failures"] + (bad & ~back).to(torch.int64),
+            "cuts": cuts.masked_fill(keep, 0).masked_fill(settles, 1),  # a snapshot holds the rate as cut so far
+            "failures": memory["failures"] + (bad & ~back & ~settles).to(torch.int64),
             "restores": memory["restores"] + bad.to(torch.int64),
             "gave_up": memory["gave_up"] | (tries > self.tries),
         }
-        cut = (base ** cuts.to(mean)).masked_fill(lucky | (reason == HARMED), 1.0)
+        cut = (base ** cuts.to(mean)).masked_fill(lucky | (reason == HARMED), 1.0).masked_fill(settles, self.cut)
         return Verdict(keep, bad, cut, reason, new["gave_up"]), new
 
     def _is_seen(self, signals: Signals) -> Tensor:
@@ -252,45 +262,21 @@ class Guard:
         return val, rises, over, is_worse, seen & (over >= IN_A_ROW)
 
     def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, ...]:
-        """Say what is wrong; where something not finite came out of nothing, a rate is wild, the last loss is up."""
+        """Say what is wrong; where it came out of nothing; a rate is wild; a loss is up; it is the snapshot's own."""
         losses = signals.losses.to(torch.float64)
         sane = (signals.grad_sq + signals.weight_sq).isfinite().all(1)
-        # a NaN loss at sane weights and gradients is one that the caller did not tell
-        finite = sane & (losses.isfinite() | (losses.isnan() & sane[:, None])).all(1)
-        is_early = signals.step <= EARLY
-        allowed, early = self._allowed(memory, self.margin), self._allowed(memory, min(self.margin, EARLY_MARGIN))
-        bound = torch.where(is_early, early, allowed)
-        exploded = mean > bound  # False while there is no level yet
-        # far below the first loss, where the bound is wide beside the level, a spike may have begun within it
-        is_low = memory["means"][:, :2].abs().amax(1) < FAR * (memory["first"] - memory["best"])
-        is_up = is_low & (losses[:, -1] > bound)
         known = losses.isfinite()
-        risen = known & (losses > allowed[:, None])
+        # a NaN loss at sane weights and gradients is one that the caller did not tell
+        finite = sane & (known | (losses.isnan() & sane[:, None])).all(1)
+        is_early = signals.step <= EARLY
+        bound = bounds(memory, self.margin, is_early)
+        exploded = mean > bound.now  # False while there is no level yet
+        # far below the first loss, where the bound is wide beside the level, a spike may have begun within it
+        is_up = bound.is_low & ((mean > bound.close) | (losses[:, -1] > bound.now))
+        risen = known & (losses > bound.usual[:, None])
         is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
-        is_wild = is_early & (~finite | (mean > allowed))
-        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE), is_calm, is_wild, is_up
-
-    @staticmethod
-    def _allowed(memory: Memory, margin: float) -> Tensor:
-        """Give the mean loss beyond which a reading is bad ``[B]``; NaN while there is no level yet."""
-        fast, slow, noise = memory["means"].unbind(-1)
-        level = torch.fmax(fast, slow)
-        way = (memory["first"] - memory["best"]).clamp_min(0)
-        return level + 3 * noise + margin * torch.fmax(level.abs(), FAR * way)
-
-    @staticmethod
-    def _means(mean: Tensor, memory: Memory, bad: Tensor) -> Memory:
-        """Carry a fast and a slow mean of the loss and its mean deviation from the fast one."""
-        use = mean.isfinite() & ~bad
-        old = memory["means"]
-        fresh = old[:, :1].isnan()
-        apart = (mean - old[:, 0]).abs().masked_fill(fresh[:, 0], 0.0)
-        seen = torch.stack([mean, mean, apart], -1)
-        gains = torch.tensor(GAINS, dtype=torch.float64, device=mean.device)
-        blended = torch.where(fresh, seen, old + gains * (seen - old))
-        means = torch.where(use[:, None], blended, old)
-        return {
-            "means": means,
-            "first": torch.where(memory["first"].isnan() & use, mean, memory["first"]),
-            "best": torch.where(use, torch.fmin(memory["best"], means[:, 0]), memory["best"]),
-        }
+        is_wild = is_early & (~finite | (mean > bound.usual))
+        # after going back, the first loss is the snapshot's own, on a batch that did not let it pass
+        is_back = (memory["good"] == 0) & (memory["restores"] > 0)
+        is_own = finite & exploded & is_back & (losses[:, 0] > bound.now)
+        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE), is_calm, is_wild, is_up, is_own

@@ -20,7 +20,7 @@ from trimtab.controller import Controller
 from trimtab.copies import select
 from trimtab.errors import OrderError
 from trimtab.features import Features, Memory
-from trimtab.guard import FINE, HARMED, Guard, Verdict
+from trimtab.guard import FINE, HARMED, UNSOUND, Guard, Verdict
 from trimtab.knobs import Panel
 from trimtab.signals import Observation, Signals
 
@@ -176,7 +176,10 @@ class Helm:
         here, cut = saved["position"][..., self._lr], verdict.cut[:, None]  # [B, S], [B, 1]
         less = -torch.log(cut) / lr.span if lr.scale == "log" else here - lr.to_unit(lr.from_unit(here) * cut)
         own = here - now[..., self._lr]
-        less = torch.where(cut < 1, torch.maximum(less, own), torch.where(verdict.reason[:, None] == HARMED, own, 0.0))
+        reason = verdict.reason[:, None]
+        # what an unsound snapshot was cut to is no rate of the controller's
+        least = torch.where(reason == UNSOUND, less, torch.maximum(less, own))
+        less = torch.where(cut < 1, least, torch.where(reason == HARMED, own, 0.0))
         less = less.masked_fill(verdict.gave_up[:, None], math.inf)
         column = torch.arange(len(self.panel), device=less.device) == self._lr
         position = saved["position"] - torch.where(column, less[..., None], 0.0)

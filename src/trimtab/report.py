@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trimtab.guard import HARMED, REASONS
+from trimtab.guard import HARMED, REASONS, UNSOUND
 from trimtab.heat import told
 from trimtab.helm import Decision, Helm, HelmState
 from trimtab.reasons import reason_for
@@ -150,7 +150,8 @@ def _event_in_words(row: Row, decision: Decision, helm: Helm) -> str:
         return f"gave up: {row['reason']} again and again; back to the last good weights, the lr at its lowest"
     if row["reason"] == REASONS[HARMED]:
         return f"restore: {row['reason']}; back to the first weights, at the lr found since"
-    text = f"restore: {row['reason']}; back to the last good weights"
+    is_unsound = row["reason"] == REASONS[UNSOUND]
+    text = f"restore: {row['reason']}; {'on from it' if is_unsound else 'back to the last good weights'}"
     if "lr" not in helm.panel.names or decision.verdict is None:
         return text
     cut = float(decision.verdict.cut[0])
