@@ -20,7 +20,7 @@ from torch import nn
 
 import trimtab
 from trimtab.errors import StateError
-from trimtab.guard import GLITCHES
+from trimtab.guard import GLITCHES, REASONS, UNSOUND
 from trimtab.stream import Stream
 from trimtab.task import Batch
 from trimtab.tasks.digits_mlp import DigitsMLP
@@ -195,6 +195,28 @@ def test_the_guard_gives_up_in_the_end() -> None:
         pilot.step(loss)
     assert "gave up" in {row["event"] for row in pilot.trace.rows}
     assert pilot.trace.restores <= 3 + GLITCHES + 1
+
+
+@pytest.mark.parametrize("controller", ["constant", "trimtab-v6"])
+def test_a_change_of_the_data_is_trained_on(controller: str) -> None:
+    """Labels that change for good make every loss far too high: the guard lets the run learn them at a useful rate."""
+    net = TASK.build(0)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    pilot = trimtab.attach(optimizer, controller, horizon=900)
+    stream = Stream(TASK, [0])
+    losses = []
+    for number in range(900):
+        x, y, _ = stream.next()
+        loss = TASK.loss(net, Batch(x[0], y[0] if number < 400 else (y[0] + 1) % 10))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pilot.step(loss)
+        losses.append(loss.item())
+    assert max(losses[380:400]) < 1 < 5 < min(losses[400:403])
+    assert sum(losses[-20:]) / 20 < 0.6
+    assert "gave up" not in {row["event"] for row in pilot.trace.rows}
+    assert REASONS[UNSOUND] in {row["reason"] for row in pilot.trace.rows}
 
 
 class Normed(nn.Module):

@@ -405,6 +405,19 @@ def test_a_state_whose_mean_loss_is_far_above_a_low_level_is_not_kept() -> None:
     assert 2230 not in kept
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_a_failure_a_state_is_kept_though_it_validates_worse(fails: bool) -> None:
+    """A run that explodes needs a recent state more than the best one: else each time it loses all since that one."""
+    course = 2.0 - torch.arange(1000, dtype=F64)[None] / 1000
+    course[0, 720:730] = 50.0 if fails else course[0, 719]
+    val = torch.full((1, 1000), 1.0, dtype=F64)
+    val[0, 640:] = 1.02  # no more than 5 % above: it does not over-fit
+    verdicts = judged(course, Guard(spacing=1 / 16), val=val, looks=20)
+    kept = [step for (step, _), verdict in zip(windows(course), verdicts, strict=True) if verdict.keep]
+    assert (EXPLODED in reasons(verdicts)) is fails
+    assert ([step for step in kept if step > 640] != []) is fails
+
+
 def spoilt(first: float, low: float = 0.01, high: float = 1.0) -> list[Verdict]:
     """Judge a run at `low` whose readings from step 410 on are `high`, the first loss of each being `first`."""
     course = torch.full((1, 800), low, dtype=F64)

@@ -83,8 +83,9 @@ class Guard:
     the data has changed. The run then goes on from there at the first cut alone, and its level is taken anew.
 
     A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
-    than the snapshot and validates worse; and where validations lie no further apart than `longest` steps, or `spacing`
-    of the steps so far, none but at a validation, so that a snapshot's loss is its own. Where the validation loss is so
+    than the snapshot and validates worse, unless a loss has failed since; and where validations lie no further apart
+    than `longest` steps, or `spacing` of the steps so far, none but at a validation, so that a snapshot's loss is its
+    own. Where the validation loss is so
     twice in a row beyond ``kept + 2 rises + rise max(|kept|, 10 % of the way made)``, with `rises` a moving mean of
     what it rises from one validation to the next, the run goes back to the snapshot at half its rate.
 
@@ -150,6 +151,7 @@ class Guard:
             "glitches": full(0, torch.int64),
             "cuts": full(0, torch.int64),
             "failures": full(0, torch.int64),
+            "has_failed": full(0, torch.bool),
             "restores": full(0, torch.int64),
             "gave_up": full(0, torch.bool),
         }
@@ -224,6 +226,7 @@ class Guard:
             "glitches": (memory["glitches"] + lucky).masked_fill(recovered, 0),
             "cuts": cuts.masked_fill(keep, 0).masked_fill(settles, 1),  # a snapshot holds the rate as cut so far
             "failures": memory["failures"] + (bad & ~back & ~settles).to(torch.int64),
+            "has_failed": (memory["has_failed"] | bad) & ~back & ~keep,  # since the snapshot was taken
             "restores": memory["restores"] + bad.to(torch.int64),
             "gave_up": memory["gave_up"] | (tries > self.tries),
         }
@@ -246,7 +249,8 @@ class Guard:
 
         Returns:
             ``[B]`` each: the last validation loss; its mean rise; how often in a row it was far worse at a better fit;
-            where it is worse at all; where it was far worse often enough.
+            where it is worse at all, and nothing has failed since the snapshot: going back that far a second time would
+            cost more; where it was far worse often enough.
         """
         val, kept, rises, over = memory["val"], memory["kept_val"], memory["rises"], memory["over"]
         never = torch.zeros_like(memory["gave_up"])
@@ -259,7 +263,7 @@ class Guard:
         way = (memory["first"] - kept).clamp_min(0)
         is_far = val > kept + 2 * rises + self.rise * torch.fmax(kept.abs(), 0.1 * way)
         over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
-        return val, rises, over, is_worse, seen & (over >= IN_A_ROW)
+        return val, rises, over, is_worse & ~memory["has_failed"], seen & (over >= IN_A_ROW)
 
     def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, ...]:
         """Say what is wrong; where it came out of nothing; a rate is wild; a loss is up; it is the snapshot's own."""
