@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.level import EARLY, Memory, bounds, followed, none_yet
+from trimtab.level import Bounds, Memory, bounds, followed, none_yet
 from trimtab.signals import Signals
 
 FINE, NOT_FINITE, EXPLODED, OVER_FIT, HARMED, UNSOUND = 0, 1, 2, 3, 4, 5
@@ -175,19 +175,20 @@ class Guard:
             The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before, or
             the snapshot's own where the run over-fitted or the first steps did harm; noise is not forgotten.
         """
-        mean = signals.losses.to(torch.float64).mean(1)
-        reason, is_calm, is_wild, is_up, is_own = self._reason(signals, mean, memory)
-        unsound = (memory["unsound"] + 1) * is_own
-        settles = (unsound >= BELIEVED) & ~memory["gave_up"]
-        level = memory
-        if bool(settles.any()):
-            level = memory | {"means": torch.where(settles[:, None], none_yet(len(mean)).to(mean), memory["means"])}
-        new = followed(mean, level, (reason != FINE) & ~settles & ~memory["gave_up"])
-        due, seen = self.is_due(signals.step, memory), self._is_seen(signals)
-        if not bool((due | seen | (reason != FINE) | (signals.step <= TRIAL) | memory["gave_up"]).any()):
+        losses = signals.losses.to(torch.float64)
+        mean, bound = losses.mean(1), bounds(memory, self.margin, signals.step)
+        finite = _is_finite(signals, losses)
+        reason = ((mean > bound.now) * EXPLODED).masked_fill(~finite, NOT_FINITE)  # fine while there is no level yet
+        wrong, due, seen = reason != FINE, self.is_due(signals.step, memory), self._is_seen(signals)
+        if not bool((due | seen | wrong | (signals.step <= TRIAL) | memory["gave_up"]).any()):
             # nothing to judge, as at most readings of one run: what follows would change nothing, at twice the cost
             verdict = Verdict(due, due, torch.ones_like(mean), reason, memory["gave_up"])
-            return verdict, {**memory, **new, "good": memory["good"] + 1}
+            return verdict, {**memory, **followed(mean, memory, wrong), "good": memory["good"] + 1}
+        is_calm, is_wild, is_up, is_own = _about(losses, bound, finite, memory)
+        unsound = (memory["unsound"] + 1) * (is_own & wrong)
+        settles = (unsound >= BELIEVED) & ~memory["gave_up"]
+        level = torch.where(settles[:, None], none_yet(len(mean)).to(mean), memory["means"])
+        new = followed(mean, memory | {"means": level}, wrong & ~settles & ~memory["gave_up"])
         val, rises, over, is_worse, over_fits = self._held_out(signals, new["means"], memory)
         worst = torch.where(
             (reason == FINE) & (signals.step <= TRIAL), torch.fmax(memory["worst"], mean), memory["worst"]
@@ -265,22 +266,31 @@ class Guard:
         over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
         return val, rises, over, is_worse & ~memory["has_failed"], seen & (over >= IN_A_ROW)
 
-    def _reason(self, signals: Signals, mean: Tensor, memory: Memory) -> tuple[Tensor, ...]:
-        """Say what is wrong; where it came out of nothing; a rate is wild; a loss is up; it is the snapshot's own."""
-        losses = signals.losses.to(torch.float64)
-        sane = (signals.grad_sq + signals.weight_sq).isfinite().all(1)
-        known = losses.isfinite()
-        # a NaN loss at sane weights and gradients is one that the caller did not tell
-        finite = sane & (known | (losses.isnan() & sane[:, None])).all(1)
-        is_early = signals.step <= EARLY
-        bound = bounds(memory, self.margin, is_early)
-        exploded = mean > bound.now  # False while there is no level yet
-        # far below the first loss, where the bound is wide beside the level, a spike may have begun within it
-        is_up = bound.is_low & ((mean > bound.close) | (losses[:, -1] > bound.now))
-        risen = known & (losses > bound.usual[:, None])
-        is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
-        is_wild = is_early & (~finite | (mean > bound.usual))
-        # after going back, the first loss is the snapshot's own, on a batch that did not let it pass
-        is_back = (memory["good"] == 0) & (memory["restores"] > 0)
-        is_own = finite & exploded & is_back & (losses[:, 0] > bound.now)
-        return (exploded * EXPLODED).masked_fill(~finite, NOT_FINITE), is_calm, is_wild, is_up, is_own
+
+def _is_finite(signals: Signals, losses: Tensor) -> Tensor:
+    """Say whose ``[B]`` losses and gradient are finite; a NaN loss at sane ones is one that the caller did not tell."""
+    sane = ((signals.grad_sq + signals.weight_sq) < math.inf).all(1)
+    return sane & (losses.abs() != math.inf).all(1)
+
+
+def _about(losses: Tensor, bound: Bounds, finite: Tensor, memory: Memory) -> tuple[Tensor, ...]:
+    """Say more of a reading that may have to be acted on.
+
+    Args:
+        losses: ``[B, W]``.
+        bound: what they are held to.
+        finite: ``[B]`` bool, whose are finite.
+        memory: from before.
+
+    Returns:
+        ``[B]`` bool each: it is not finite and came out of nothing; only far too high a rate does so; the state is not
+        one to go back to; its first loss, which right after going back is the snapshot's own, is too high.
+    """
+    known, mean = losses.abs() < math.inf, losses.mean(1)
+    risen = known & (losses > bound.usual[:, None])
+    is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
+    is_wild = bound.is_early & (~finite | (mean > bound.usual))
+    # far below the first loss, where the bound is wide beside the level, a spike may have begun within it
+    is_up = bound.is_low & ((mean > bound.close) | (losses[:, -1] > bound.now))
+    is_back = (memory["good"] == 0) & (memory["restores"] > 0)
+    return is_calm, is_wild, is_up, finite & is_back & (losses[:, 0] > bound.now)

@@ -25,16 +25,30 @@ class Bounds:
     """What a reading's mean loss is held to, ``[B]`` each; NaN, which nothing is above, while there is no level yet.
 
     Attributes:
-        usual: ``level + 3 noise + margin max(|level|, 2 % of the way made)``, with `level` the larger of the two means.
+        usual: ``level + 3 noise + margin max(|level|, far)``, with `level` the larger of the two means.
         now: the same, up to step 10 with the smaller margin.
-        close: ``level + 3 noise + margin |level|``.
-        is_low: bool, whether `usual` is wide beside the level: that is less than 2 % of the way made.
+        is_early: bool, whether it is no later than that.
+        free: ``level + 3 noise``.
+        height: ``margin |level|``.
+        far: ``margin`` times 2 % of the way made.
     """
 
     usual: Tensor
     now: Tensor
-    close: Tensor
-    is_low: Tensor
+    is_early: Tensor
+    free: Tensor
+    height: Tensor
+    far: Tensor
+
+    @property
+    def close(self) -> Tensor:
+        """``level + 3 noise + margin |level|``."""
+        return self.free + self.height
+
+    @property
+    def is_low(self) -> Tensor:
+        """Whether `usual` is wide beside the level: that is less than 2 % of the way made."""
+        return self.height < self.far
 
 
 def none_yet(members: int) -> Tensor:
@@ -42,24 +56,24 @@ def none_yet(members: int) -> Tensor:
     return torch.tensor([[math.nan, math.nan, 0.0]], dtype=torch.float64).repeat(members, 1)
 
 
-def bounds(memory: Memory, margin: float, is_early: Tensor) -> Bounds:
+def bounds(memory: Memory, margin: float, step: Tensor) -> Bounds:
     """Say how high a loss may be.
 
     Args:
         memory: the guard's, from before the reading.
         margin: how many times its level a loss may rise beyond noise.
-        is_early: ``[B]`` bool, the reading is one of the first ten steps.
+        step: ``[B]`` optimizer steps.
 
     Returns:
         The bounds.
     """
     fast, slow, noise = memory["means"].unbind(-1)
-    level = torch.fmax(fast, slow)
-    height, far = level.abs(), FAR * (memory["first"] - memory["best"]).clamp_min(0)
-    free, wide = level + 3 * noise, torch.fmax(height, far)
+    level, is_early = torch.fmax(fast, slow), step <= EARLY
+    far = FAR * (memory["first"] - memory["best"]).clamp_min(0)
+    free, wide = level + 3 * noise, torch.fmax(level.abs(), far)
     usual = free + margin * wide
     now = torch.where(is_early, free + min(margin, EARLY_MARGIN) * wide, usual)
-    return Bounds(usual, now, free + margin * height, height < far)
+    return Bounds(usual, now, is_early, free, margin * level.abs(), margin * far)
 
 
 def followed(mean: Tensor, memory: Memory, bad: Tensor) -> Memory:
