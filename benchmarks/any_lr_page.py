@@ -1,7 +1,7 @@
 """Take rows of ``trimtab bench any-lr`` into the results, and make the tables and pictures of their pages again.
 
-``python benchmarks/any_lr_page.py [ROWS ...]``: rows of other files join those in ``results/any-lr.jsonl``, or
-``results/generalize.jsonl``, by their suite, and replace those of the same contender, heat and rate; then each table of
+``python benchmarks/any_lr_page.py [ROWS ...]``: rows of other files join those in ``results/any-lr.jsonl``,
+``results/generalize.jsonl`` or ``results/longer.jsonl``, by their suite, and replace those of the same contender, heat and rate; then each table of
 ``docs/any-lr.md``, between ``<!-- rows: SUITE overall -->`` or ``<!-- rows: SUITE tasks -->`` and ``<!-- end -->``, is
 what the rows give. ``docs/any-lr.svg`` shows how much the first rate matters, ``docs/any-lr-rates.svg`` what the
 default card did, ``docs/teaching.svg`` the curves that the shipped cards' pages tell.
@@ -21,7 +21,8 @@ from trimtab.controllers.cards import DEFAULT
 from trimtab.controllers.cards import page as page_of
 
 ROOT = Path(__file__).parent.parent
-ROWS = {"any-lr-v1": ROOT / "results/any-lr.jsonl", "generalize-v1": ROOT / "results/generalize.jsonl"}
+FILES = {"any-lr-v1": "any-lr", "generalize-v1": "generalize", "longer-v1": "longer"}
+ROWS = {suite: ROOT / f"results/{name}.jsonl" for suite, name in FILES.items()}
 DOCS = ROOT / "docs"
 STATIC = ("constant", "cosine", "wsd", "onecycle")  # who sets the bar
 SHOWN = (*STATIC, DEFAULT, f"{DEFAULT}+val", "hypergradient", "prodigy-cosine")

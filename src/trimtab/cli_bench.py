@@ -18,7 +18,7 @@ def _group() -> None:
 @bench.command("any-lr")
 def any_lr(
     context: typer.Context,
-    suite: Annotated[str, typer.Option(help="any-lr-v1 or generalize-v1.")] = "any-lr-v1",
+    suite: Annotated[str, typer.Option(help="any-lr-v1, generalize-v1 or longer-v1.")] = "any-lr-v1",
     tasks: Annotated[str, typer.Option(help="Some of the suite's tasks, with commas between; by default all.")] = "",
     card: Annotated[
         list[Path] | None, typer.Option(help="A card that `trimtab teach` wrote takes part as well; repeat it.")

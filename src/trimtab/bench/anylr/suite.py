@@ -128,9 +128,15 @@ SUITES: dict[str, tuple[Entry, ...]] = {
         Entry("optimizer-left-out", DigitsMLP, 600, 5, "rmsprop"),
         Entry("family-left-out", CifarResNet18, 150, 2, "sgd"),
     ),
+    "longer-v1": (
+        Entry("energy-x5", lambda: task_named("energy-mlp-v1"), 7500, 3, "sgd"),
+        Entry("kin8nm-x5", lambda: task_named("kin8nm-mlp-v1"), 5000, 3, "adamw"),
+        Entry("fashion-x5", lambda: task_named("fashion-mlp-v1"), 3000, 3, "sgd"),
+    ),
 }
 """Entries by suite; the second asks what lies beyond the teaching: ten times the horizon, sixteen times the width, an
-optimizer and a family of networks, residual ones on photographs, that no lesson has."""
+optimizer and a family of networks, residual ones on photographs, that no lesson has. The third is three tasks of the
+first at five times their length, well beyond most lessons: a bar that is tuned for that length too."""
 
 
 def entries(suite: str, names: tuple[str, ...] = ()) -> tuple[Entry, ...]:
