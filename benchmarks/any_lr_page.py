@@ -1,10 +1,10 @@
 """Take rows of ``trimtab bench any-lr`` into the results, and make the tables and pictures of their pages again.
 
 ``python benchmarks/any_lr_page.py [ROWS ...]``: rows of other files join those in ``results/any-lr.jsonl``,
-``results/generalize.jsonl`` or ``results/longer.jsonl``, by their suite, and replace those of the same contender, heat and rate; then each table of
-``docs/any-lr.md``, between ``<!-- rows: SUITE overall -->`` or ``<!-- rows: SUITE tasks -->`` and ``<!-- end -->``, is
-what the rows give. ``docs/any-lr.svg`` shows how much the first rate matters, ``docs/any-lr-rates.svg`` what the
-default card did, ``docs/teaching.svg`` the curves that the shipped cards' pages tell.
+``results/generalize.jsonl`` or ``results/longer.jsonl``, by their suite, and replace those of the same contender, heat
+and rate; then each table of ``docs/any-lr.md``, between ``<!-- rows: SUITE overall -->`` or ``<!-- rows: SUITE tasks
+-->`` and ``<!-- end -->``, is what the rows give. ``docs/any-lr.svg`` shows how much the first rate matters,
+``docs/any-lr-rates.svg`` what the default card did, ``docs/teaching.svg`` the curves of the shipped cards' pages.
 """
 
 from __future__ import annotations

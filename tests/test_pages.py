@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["any-lr", "generalize"])
+@pytest.mark.parametrize("suite", ["any-lr", "generalize", "longer"])
 def test_the_tables_are_the_rows(suite: str) -> None:
     """Each line of the tables that the rows give stands on the page."""
     page = (ROOT / "docs/any-lr.md").read_text()

@@ -70,8 +70,8 @@ class Guard:
     Any other failure cuts the rate, each try further.
 
     Up to step 10 there is little to lose and much to learn: the untouched network's loss is a bound that only too high
-    a rate passes, and one step of it may kill a network for good. There a smaller rise is bad (:data:`EARLY_MARGIN`),
-    and a failure beyond the usual law cuts twice.
+    a rate passes, and one step of it may kill a network for good. There a smaller rise is bad
+    (:data:`trimtab.level.EARLY_MARGIN`), and a failure beyond the usual law cuts twice.
 
     The first seven of them are a trial: no state but the first is kept, so that failures go back to the untouched
     weights. Where a mean of losses in them was above the first loss by a fifth (:data:`HARM`), short of a failure, the
@@ -85,9 +85,9 @@ class Guard:
     A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
     than the snapshot and validates worse, unless a loss has failed since; and where validations lie no further apart
     than `longest` steps, or `spacing` of the steps so far, none but at a validation, so that a snapshot's loss is its
-    own. Where the validation loss is so
-    twice in a row beyond ``kept + 2 rises + rise max(|kept|, 10 % of the way made)``, with `rises` a moving mean of
-    what it rises from one validation to the next, the run goes back to the snapshot at half its rate.
+    own. Where the validation loss is so twice in a row beyond ``kept + 2 rises + rise max(|kept|, 10 % of the way
+    made)``, with `rises` a moving mean of what it rises from one validation to the next, the run goes back to the
+    snapshot at half its rate.
 
     Args:
         margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.
@@ -173,7 +173,8 @@ class Guard:
 
         Returns:
             The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before, or
-            the snapshot's own where the run over-fitted or the first steps did harm; noise is not forgotten.
+            the snapshot's own where the run over-fitted or the first steps did harm (noise is not forgotten), or this
+            reading's where the snapshot is unsound.
         """
         losses = signals.losses.to(torch.float64)
         mean, bound = losses.mean(1), bounds(memory, self.margin, signals.step)
