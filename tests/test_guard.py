@@ -495,6 +495,21 @@ def test_what_is_kept_was_due() -> None:
         assert not bool((verdict.keep & ~due).any())
 
 
+@pytest.mark.parametrize("spacing", [0.1, 1 / 8, 0.0])
+def test_plain_numbers_tell_the_same(spacing: float) -> None:
+    """A live run asks in plain numbers what simulated ones ask in tensors: to the last step the same answer."""
+    guard, course = Guard(spacing=spacing), FALLING[:600].clone()
+    course[300:305] = 50.0
+    memory, answers = guard.start(1), set()
+    for step, window in windows(course[None]):
+        due = guard.is_due_of_one(step, memory)
+        assert due is bool(guard.is_due(torch.tensor([step], dtype=F64), memory))
+        answers.add(due)
+        val = torch.tensor([1.0 if step % 50 == 0 else math.nan], dtype=F64)
+        _, memory = guard.check(reading(step, window, val=val), memory)
+    assert {True, False} == answers
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_the_loss_s_unit_does_not_matter(scale: float) -> None:
     """A loss a thousand times smaller or larger gets the same verdicts, failures and over-fitting included."""

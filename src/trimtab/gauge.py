@@ -155,8 +155,8 @@ class Gauge:
         window, told, flat = vector.tensor_split([len(losses), len(losses) + len(val)])
         self._losses, self._pending = [], None
         sites = len(self._sites)
-        split = flat[: len(STATISTICS) * sites].reshape(len(STATISTICS), sites)
-        named: dict[str, Any] = {name: row[None] for name, row in zip(STATISTICS, split, strict=True)}
+        split = flat[: len(STATISTICS) * sites].reshape(len(STATISTICS), 1, sites)
+        named: dict[str, Any] = dict(zip(STATISTICS, split.unbind(), strict=True))
         if self._recorder is not None:
             named["hypergrad"] = flat[len(STATISTICS) * sites :].reshape(1, sites, len(self._panel))
         return Signals(

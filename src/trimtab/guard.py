@@ -12,7 +12,9 @@ Letters: ``B`` members.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ REASONS = (
 )
 RISES, LATER = 0.2, 0.5  # the gain of the mean rise between two validations, and the cut of a rate that over-fitted
 IN_A_ROW = 2  # validations that must be far too high: one of them may be chance
+DUE = ("kept_at", "val_at", "val_apart", "failures", "gave_up")  # what of the memory tells when a snapshot is due
 BELIEVED = 3  # batches on which a snapshot must itself be too high, in a row: then no rate is to blame
 
 
@@ -156,13 +159,17 @@ class Guard:
             "gave_up": full(0, torch.bool),
         }
 
-    def is_due(self, step: Tensor, memory: Memory) -> Tensor:
+    def is_due_of_one(self, step: int, memory: Memory) -> bool:
+        """Say the same as `is_due` of a run of one member, in plain numbers, which costs a fifth."""
+        return bool(self.is_due(step, {name: memory[name].item() for name in DUE}))
+
+    def is_due(self, step: Any, memory: Mapping[str, Any]) -> Any:
         """Say for which members ``[B]`` the state before step ``step`` ``[B]`` should be held ready as a snapshot."""
-        apart = step - memory["kept_at"]
-        wanted = (self.spacing * step / (1 + 4 * memory["failures"])).clamp(max=self.longest)
-        rarely = (self.spacing * step).clamp_min(self.longest)
-        waits = (memory["val_apart"] <= rarely) & (step < memory["val_at"] + memory["val_apart"])
-        return ((memory["kept_at"] == 0) | (apart >= wanted) & (step > TRIAL) & ~waits) & ~memory["gave_up"]
+        share, kept_at, apart = self.spacing * step, memory["kept_at"], memory["val_apart"]
+        far = step - kept_at
+        is_far = (far >= share / (1 + 4 * memory["failures"])) | (far >= self.longest)
+        waits_not = (apart > share) & (apart > self.longest) | (step >= memory["val_at"] + apart)
+        return ((kept_at == 0) | is_far & (step > TRIAL) & waits_not) & (memory["gave_up"] < 1)
 
     def check(self, signals: Signals, memory: Memory) -> tuple[Verdict, Memory]:
         """Judge a reading.
@@ -178,9 +185,10 @@ class Guard:
         """
         losses = signals.losses.to(torch.float64)
         mean, bound = losses.mean(1), bounds(memory, self.margin, signals.step)
-        finite = _is_finite(signals, losses)
+        sane = ((signals.grad_sq + signals.weight_sq) < math.inf).all(1)
+        finite = sane & (losses.abs() != math.inf).all(1)  # a NaN loss at sane weights is one that was not told
         reason = ((mean > bound.now) * EXPLODED).masked_fill(~finite, NOT_FINITE)  # fine while there is no level yet
-        wrong, due, seen = reason != FINE, self.is_due(signals.step, memory), self._is_seen(signals)
+        wrong, due, seen = reason != FINE, self.is_due(signals.step.double(), memory), self._is_seen(signals)
         if not bool((due | seen | wrong | (signals.step <= TRIAL) | memory["gave_up"]).any()):
             # nothing to judge, as at most readings of one run: what follows would change nothing, at twice the cost
             verdict = Verdict(due, due, torch.ones_like(mean), reason, memory["gave_up"])
@@ -191,9 +199,8 @@ class Guard:
         level = torch.where(settles[:, None], none_yet(len(mean)).to(mean), memory["means"])
         new = followed(mean, memory | {"means": level}, wrong & ~settles & ~memory["gave_up"])
         val, rises, over, is_worse, over_fits = self._held_out(signals, new["means"], memory)
-        worst = torch.where(
-            (reason == FINE) & (signals.step <= TRIAL), torch.fmax(memory["worst"], mean), memory["worst"]
-        )
+        tries_out = (reason == FINE) & (signals.step <= TRIAL)
+        worst = torch.where(tries_out, torch.fmax(memory["worst"], mean), memory["worst"])
         is_harmed = (signals.step == TRIAL) & (worst > memory["first"] + HARM * memory["first"].abs())
         reason = torch.where((reason == FINE) & over_fits, OVER_FIT, reason.masked_fill(settles, UNSOUND))
         reason = torch.where((reason == FINE) & is_harmed, HARMED, reason).masked_fill(memory["gave_up"], FINE)
@@ -207,9 +214,8 @@ class Guard:
         recovered = keep & ~bad & (memory["good"] + 1 >= 3)
         # the snapshot's own loss is not known where it was taken between two validations: the next one tells
         own = torch.where(memory["val"].isposinf() & seen & ~memory["is_sure"], val, memory["kept_val"])
-        means = torch.where(
-            back[:, None], torch.cat([memory["kept_means"][:, :2], new["means"][:, 2:]], 1), new["means"]
-        )
+        former = torch.cat([memory["kept_means"][:, :2], new["means"][:, 2:]], 1)
+        means = torch.where(back[:, None], former, new["means"])
         new |= {
             "means": means,
             "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
@@ -266,12 +272,6 @@ class Guard:
         is_far = val > kept + 2 * rises + self.rise * torch.fmax(kept.abs(), 0.1 * way)
         over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
         return val, rises, over, is_worse & ~memory["has_failed"], seen & (over >= IN_A_ROW)
-
-
-def _is_finite(signals: Signals, losses: Tensor) -> Tensor:
-    """Say whose ``[B]`` losses and gradient are finite; a NaN loss at sane ones is one that the caller did not tell."""
-    sane = ((signals.grad_sq + signals.weight_sq) < math.inf).all(1)
-    return sane & (losses.abs() != math.inf).all(1)
 
 
 def _about(losses: Tensor, bound: Bounds, finite: Tensor, memory: Memory) -> tuple[Tensor, ...]:

@@ -269,7 +269,7 @@ class Pilot(LRScheduler):
             if not self._snapshot.is_whole:  # the first step, after a load, or parameters were added
                 self._snapshot.hold()
                 self._snapshot.keep()
-            elif self._gauge.is_ready and bool(guard.is_due(torch.tensor([self.last_epoch]), self._state["guard"])):
+            elif self._gauge.is_ready and guard.is_due_of_one(self.last_epoch, self._state["guard"]):
                 self._snapshot.hold()
 
     @torch.no_grad()  # a policy's weights would tie each decision to all before it

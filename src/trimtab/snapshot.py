@@ -67,7 +67,8 @@ class Snapshot:
     @property
     def is_whole(self) -> bool:
         """Whether there is a snapshot, and of as many parameters as the optimizer has now."""
-        return self.kept is not None and len(self.kept["params"]) == len(self._params())
+        groups = self._optimizer.param_groups
+        return self.kept is not None and len(self.kept["params"]) == sum([len(group["params"]) for group in groups])
 
     def check(self, kept: State) -> None:
         """Refuse a snapshot that was taken of another model.

@@ -60,7 +60,7 @@ class Policy(nn.Module):
     needs = frozenset[str]()
     _center: Tensor
     _size: Tensor
-    _tells_training: Tensor
+    _keeps: Tensor
 
     def __init__(self, spec: Spec, rng: torch.Generator | None = None) -> None:
         super().__init__()
@@ -69,7 +69,8 @@ class Policy(nn.Module):
         for name in ("center", "size"):
             self.register_buffer(f"_{name}", torch.tensor(self.spec[name], dtype=torch.float64), persistent=False)
         tells = [name.removeprefix("mean_") in RUN + SITE for name in self.spec["features"]]
-        self.register_buffer("_tells_training", torch.tensor(tells), persistent=False)
+        keeps = torch.tensor(tells, dtype=torch.float64) * self.spec["calm"]
+        self.register_buffer("_keeps", keeps, persistent=False)
         rng = rng or torch.Generator().manual_seed(0)
         for key, shape in shapes_of(self.spec).items():
             weight = torch.zeros(shape)
@@ -249,9 +250,8 @@ class Policy(nn.Module):
         if not self.spec["calm"]:
             return features, state
         means = state["means"].to(features)
-        keep = torch.where(is_early, 0.0, self.spec["calm"]).to(features)[:, None, None]
-        kept = keep * self._tells_training.to(features) * (means - features)
-        read = torch.where(means.isnan(), features, features + kept)
+        kept = self._keeps.to(features) * (means - features)
+        read = torch.where(is_early[:, None, None] | means.isnan(), features, features + kept)
         return read, {**state, "means": read}
 
     def _layer(self, weights: Weights, key: str, x: Tensor) -> Tensor:
