@@ -211,6 +211,14 @@ def test_a_restore_brings_back_what_was_known_at_the_snapshot() -> None:
     assert torch.equal(kept["move"], after["move"])
 
 
+def test_an_unsound_snapshot_is_gone_on_from_at_the_first_cut() -> None:
+    """The rates of the tries in between were no decisions: the knobs go on at a quarter of the snapshot's."""
+    of = helm(Counting(0.0), guard=Guard())
+    _, states = steer(of, [[1.0]] * 3 + [[1e3]] * 4 + [[1e3]] * 2, values(row=[0.9, 1.0]), every=11)
+    rates = [float(state["values"][0, 0, 1]) for state in states[3:]]
+    assert pytest.approx([1.0, 1 / 4, 1 / 16, 1 / 64, 1 / 4, 1 / 4, 1 / 4]) == rates
+
+
 def test_a_guard_that_gave_up_freezes_the_knobs() -> None:
     """The rate goes to its lowest and stays there, whatever the controller asks."""
     of = helm(Counting(1.0), guard=Guard(tries=2))
