@@ -1,7 +1,7 @@
 """Seconds to the target, live: what a step costs, times the steps that `trimtab bench any-lr` counted.
 
 On each task of the bench everybody takes turns of ten live steps in one process: torch's own optimizer under a cosine,
-the same with the shipped card attached, each peer. A turn's mean step over the cosine's of the same round, median over
+the same with the default card attached, each peer. A turn's mean step over the cosine's of the same round, median over
 rounds, is the cost of a step; times the median ratio of steps to the target (`results/any-lr.jsonl`) it is the ratio of
 seconds::
 
@@ -30,12 +30,13 @@ from trimtab.bench.anylr.bout import read_rows
 from trimtab.bench.anylr.page import score
 from trimtab.bench.anylr.peers import PEERS
 from trimtab.bench.anylr.suite import Entry, entries
+from trimtab.controllers.cards import DEFAULT
 from trimtab.stream import Stream
 from trimtab.task import Batch
 
 RESULTS = Path(__file__).parent.parent / "results"
 TURN, ROUNDS, WARM = 10, 30, 3
-CARD, PLAIN = "trimtab-v1", "cosine"
+CARD, PLAIN = DEFAULT, "cosine"
 
 
 def main() -> None:
