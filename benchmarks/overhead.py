@@ -13,7 +13,10 @@ holds one decision. Reported:
 The run is long enough (warm-up turns first) that snapshots lie as far apart as they do after ~1,000 steps.
 
     python benchmarks/overhead.py [--models mlp transformer cnn growth] [--turns 12] [--device cpu] [--results FILE]
-        [--controller cosine] [--every 10]
+        [--controller cosine] [--every 10] [--builds 1]
+
+Two builds of the very same run differ by one to two per cent in their median step, by where their tensors lie; so a
+figure of a small net wants several builds.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["mlp", "transformer", "cnn", "growth"])
     parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--builds", type=int, default=1, help="times that both copies are made anew; medians over them")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--controller", default="cosine", help="a name that `attach` takes")
     parser.add_argument("--every", type=int, default=CHOSEN["every"], help="steps between decisions")
@@ -52,12 +56,20 @@ def main() -> None:
         rows = (
             growth(args.device)
             if name == "growth"
-            else [measure(name, kind, args.turns, args.device) for kind in ("foreach", "fused")]
+            else [middle(name, kind, args.turns, args.device, args.builds) for kind in ("foreach", "fused")]
         )
         for row in rows:
             print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
             if args.results is not None:
                 append(args.results, facts() | {"benchmark": "overhead", "device": args.device, **CHOSEN} | row)
+
+
+def middle(name: str, kind: str, turns: int, device: str, builds: int) -> dict[str, Any]:
+    """Measure several builds of a model, each at other places in memory; give the median of each figure."""
+    rows = [measure(name, kind, turns, device) for _ in range(builds)]
+    ratios = [row["median_ratio"] for row in rows]
+    figures = {n: statistics.median(row[n] for row in rows) for n, value in rows[0].items() if isinstance(value, float)}
+    return rows[0] | figures | {"builds": builds, "median_ratios": ratios}
 
 
 def measure(name: str, kind: str, turns: int, device: str) -> dict[str, Any]:
