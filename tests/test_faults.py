@@ -217,6 +217,7 @@ def test_a_change_of_the_data_is_trained_on(controller: str) -> None:
     assert sum(losses[-20:]) / 20 < 0.6
     assert "gave up" not in {row["event"] for row in pilot.trace.rows}
     assert REASONS[UNSOUND] in {row["reason"] for row in pilot.trace.rows}
+    assert f"restore: {REASONS[UNSOUND]}; on from it, lr there × 0.25" in pilot.explain(60)
 
 
 class Normed(nn.Module):

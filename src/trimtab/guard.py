@@ -160,7 +160,7 @@ class Guard:
         }
 
     def is_due_of_one(self, step: int, memory: Memory) -> bool:
-        """Say the same as `is_due` of a run of one member, in plain numbers, which costs a fifth."""
+        """Say the same as `is_due` of a run of one member, in plain numbers instead of small tensors."""
         return bool(self.is_due(step, {name: memory[name].item() for name in DUE}))
 
     def is_due(self, step: Any, memory: Mapping[str, Any]) -> Any:
@@ -193,7 +193,7 @@ class Guard:
             # nothing to judge, as at most readings of one run: what follows would change nothing, at twice the cost
             verdict = Verdict(due, due, torch.ones_like(mean), reason, memory["gave_up"])
             return verdict, {**memory, **followed(mean, memory, wrong), "good": memory["good"] + 1}
-        is_calm, is_wild, is_up, is_own = _about(losses, bound, finite, memory)
+        is_calm, is_wild, is_up, is_own = _about(losses, mean, bound, finite, memory)
         unsound = (memory["unsound"] + 1) * (is_own & wrong)
         settles = (unsound >= BELIEVED) & ~memory["gave_up"]
         level = torch.where(settles[:, None], none_yet(len(mean)).to(mean), memory["means"])
@@ -274,11 +274,12 @@ class Guard:
         return val, rises, over, is_worse & ~memory["has_failed"], seen & (over >= IN_A_ROW)
 
 
-def _about(losses: Tensor, bound: Bounds, finite: Tensor, memory: Memory) -> tuple[Tensor, ...]:
+def _about(losses: Tensor, mean: Tensor, bound: Bounds, finite: Tensor, memory: Memory) -> tuple[Tensor, ...]:
     """Say more of a reading that may have to be acted on.
 
     Args:
         losses: ``[B, W]``.
+        mean: ``[B]`` theirs.
         bound: what they are held to.
         finite: ``[B]`` bool, whose are finite.
         memory: from before.
@@ -287,7 +288,7 @@ def _about(losses: Tensor, bound: Bounds, finite: Tensor, memory: Memory) -> tup
         ``[B]`` bool each: it is not finite and came out of nothing; only far too high a rate does so; the state is not
         one to go back to; its first loss, which right after going back is the snapshot's own, is too high.
     """
-    known, mean = losses.abs() < math.inf, losses.mean(1)
+    known = losses.abs() < math.inf
     risen = known & (losses > bound.usual[:, None])
     is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
     is_wild = bound.is_early & (~finite | (mean > bound.usual))
