@@ -8,12 +8,13 @@ holds one decision. Reported:
   median over pairs of turns (the mean holds decisions and snapshots; the median step has neither);
 - ``own_share``: time spent in trimtab's own code, measured inside the run, ÷ the rest of that run: less noisy;
 - ``own_us_per_step``; ``state_bytes_share``: bytes the pilot holds without the snapshot ÷ parameters + gradients +
-  slots; ``snapshot_bytes_share``: the guard's snapshot, the same.
+  slots; ``snapshot_bytes_share``: the guard's snapshot, the same; ``average_bytes_share``: that of an average of the
+  weights (``--average``), without the snapshot's copy of it.
 
 The run is long enough (warm-up turns first) that snapshots lie as far apart as they do after ~1,000 steps.
 
     python benchmarks/overhead.py [--models mlp transformer cnn growth] [--turns 12] [--device cpu] [--results FILE]
-        [--controller cosine] [--every 10] [--builds 1]
+        [--controller cosine] [--every 10] [--average] [--builds 1]
 
 Two builds of the very same run differ by one to two per cent in their median step, by where their tensors lie; so a
 figure of a small net wants several builds.
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 import trimtab
 from trimtab.pilot import Pilot
 
-CHOSEN: dict[str, Any] = {"controller": "cosine", "every": 10}
+CHOSEN: dict[str, Any] = {"controller": "cosine", "every": 10, "average": False}
 Step = Callable[[], Tensor]
 
 
@@ -48,9 +49,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--controller", default="cosine", help="a name that `attach` takes")
     parser.add_argument("--every", type=int, default=CHOSEN["every"], help="steps between decisions")
+    parser.add_argument("--average", action="store_true", help="keep an average of the weights")
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
-    CHOSEN.update(controller=args.controller, every=args.every)
+    CHOSEN.update(controller=args.controller, every=args.every, average=args.average)
     torch.set_num_threads(1)
     for name in args.models:
         rows = (
@@ -204,6 +206,7 @@ def memory(pilot: Pilot) -> dict[str, float]:
         "state_kib": round(held / 1024, 1),
         "state_bytes_share": round(held / training, 5),
         "snapshot_bytes_share": round(snapshot / training, 3),
+        "average_bytes_share": round(held_bytes(pilot._average.tensors()) / training, 3),
     }
 
 

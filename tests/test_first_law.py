@@ -71,7 +71,7 @@ class Few(Matrices):
         return x[:100], torch.where(torch.arange(100) % 5 == 0, y[:100].roll(1), y[:100])
 
 
-def policy(kind: Any, *, taught: bool, calm: float = 0.0) -> Callable[[Panel], Controller]:
+def policy(kind: Any, *, taught: bool, calm: float = 0.0, average: bool = False) -> Callable[[Panel], Controller]:
     """Give a maker of policies: untaught, or with random last weights.
 
     Their reach is short: where a rate has walked far down, updates are differences of nearly equal weights, and what a
@@ -79,7 +79,7 @@ def policy(kind: Any, *, taught: bool, calm: float = 0.0) -> Callable[[Panel], C
     """
 
     def make(panel: Panel) -> Controller:
-        made = Policy.for_panel(panel, hidden=8, kind=kind, reach=0.2, calm=calm)
+        made = Policy.for_panel(panel, hidden=8, kind=kind, reach=0.2, calm=calm, average=average)
         if taught:
             with torch.no_grad():
                 made.out_weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
@@ -96,6 +96,7 @@ CASES: dict[str, Callable[[Panel], Controller]] = {
     "policy-gru": policy("gru", taught=False),
     "policy-gru-taught": policy("gru", taught=True),
     "policy-calm-taught": policy("mlp", taught=True, calm=0.6),
+    "policy-average-taught": policy("mlp", taught=True, average=True),
 }
 ORDINARY = [("quadratic-v1", "run"), ("digits-mlp-v1", "run"), ("digits-mlp-v1", "layer")]
 ALIKE = {"linear", "onecycle", "wsd"}  # tables of factors, as cosine is: on one task only
@@ -115,6 +116,7 @@ QUICK = {  # one of each rule, each controller, each task; the others are slow o
     ("rmsprop", "random", "digits-mlp-v1", "layer"),
     ("muon", "policy-mlp-taught", "digits-mlp-v1", "run"),
     ("adam", "policy-calm-taught", "digits-mlp-v1", "run"),
+    ("adamw", "policy-average-taught", "digits-mlp-v1", "layer"),
 }
 
 
@@ -194,7 +196,7 @@ def fly(course: Course) -> Live:
     @torch.no_grad()
     def validate() -> float:
         model.eval()
-        loss = float(task.loss(model, Batch(*val)))
+        loss = float(task.loss(pilot.average or model, Batch(*val)))
         model.train()
         return loss
 
@@ -267,6 +269,13 @@ def assert_law(course: Course) -> tuple[Rollout, Live]:
     close(weights, simulated.copies.weights[LIVE], "weights")
     for name, buffer in live.model.named_buffers():
         close(buffer, simulated.copies.buffers[name][LIVE], name)
+    average = live.pilot.average
+    assert (average is None) == (simulated.copies.average is None)
+    if average is not None:
+        mean, known = simulated.copies.averaged(), dict(average.module.named_parameters())
+        close(torch.cat([known[name].reshape(-1) for name in order]), mean.weights[LIVE], "average")
+        for name, buffer in average.module.named_buffers():
+            close(buffer, mean.buffers[name][LIVE], f"average of {name}")
     return simulated, live
 
 
@@ -303,7 +312,12 @@ def test_several_knobs_at_once(rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "controller", "by"), [("sgd", "plateau", "run"), ("adamw", "policy-mlp-taught", "layer")]
+    ("rule", "controller", "by"),
+    [
+        ("sgd", "plateau", "run"),
+        ("adamw", "policy-mlp-taught", "layer"),
+        ("adamw", "policy-average-taught", "run"),
+    ],
 )
 def test_batch_norm_is_no_exception(rule: str, controller: str, by: str) -> None:
     """Weights and running statistics of a convolutional network agree, and so does the validation loss they give."""

@@ -15,7 +15,7 @@ import pytest
 
 FLOORS = (
     "errors later",
-    "knobs signals level sites datasets ranks whole workers",
+    "knobs signals level average sites datasets ranks whole workers",
     "controller rules task probe features guard linkage loop columns layout loss_knob",
     "copies checkpoint",
     "hypergrad",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from trimtab.average import Average
 from trimtab.errors import StateError
 from trimtab.snapshot import Snapshot
 
@@ -109,7 +110,7 @@ def test_what_is_held_is_kept_only_when_told() -> None:
     snapshot = Snapshot(optimizer, net)
     with pytest.raises(StateError, match="There is no snapshot to restore"):
         snapshot.restore()
-    assert not snapshot.is_whole
+    assert snapshot.kept is None
     snapshot.hold()
     snapshot.drop()
     snapshot.keep()
@@ -122,7 +123,36 @@ def test_what_is_held_is_kept_only_when_told() -> None:
     snapshot.drop()
     snapshot.restore()
     assert before == picture(net, optimizer)
-    assert snapshot.is_whole
+    assert not snapshot.begins()
+
+
+def test_an_average_goes_back_with_its_weights() -> None:
+    """What was averaged since the snapshot is taken back, buffers included; a snapshot without it is refused."""
+    net = network()
+    optimizer, average = KINDS["sgd"](net.parameters()), Average(net)
+    snapshot = Snapshot(optimizer, net, average)
+
+    def further(first: int) -> None:
+        for step in range(first, first + 3):
+            go(net, optimizer, step, 1)
+            average.follow(step + 1)
+
+    further(0)
+    assert snapshot.begins()
+    assert not snapshot.begins()
+    before = [tensor.clone() for tensor in average.tensors()]
+    further(3)
+    assert not all(map(torch.equal, before, average.tensors()))
+    after = [tensor.clone() for tensor in average.tensors()]
+    snapshot.restore()
+    assert all(map(torch.equal, before, average.tensors()))
+    average.load_state_dict(average.state_dict(), 3)
+    further(3)
+    assert all(map(torch.equal, after, average.tensors()))
+    kept = snapshot.kept
+    assert kept is not None
+    with pytest.raises(StateError, match="holds 0 average, this run has"):
+        snapshot.check({name: part for name, part in kept.items() if name != "average"})
 
 
 def test_a_held_state_shares_no_memory() -> None:
@@ -147,7 +177,7 @@ def test_a_held_state_shares_no_memory() -> None:
         (lambda kept: kept["params"].__setitem__(0, torch.ones(2)), r"holds 6 params, this run has 6, or their shapes"),
         (lambda kept: kept["buffers"].pop(), r"holds 2 buffers, this run has 3"),
         (lambda kept: kept["slots"].pop(), r"holds 6 params, and slots of 5"),
-        (lambda kept: kept.pop("slots"), r"must have params, slots, groups, buffers, got buffers, groups, params"),
+        (lambda kept: kept.pop("slots"), r"groups, buffers, average, got average, buffers, groups, params"),
     ],
 )
 def test_another_model_s_snapshot_is_refused(change: Any, words: str) -> None:

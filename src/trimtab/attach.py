@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trimtab.average import Average
 from trimtab.controller import Controller
 from trimtab.controllers import Constant, Policy, controller_named
 from trimtab.controllers.cards import card, fitting
@@ -53,6 +54,7 @@ def attach(
     validation_loss: Callable[[], Tensor] | None = None,
     loss_fn: Callable[..., Tensor] | None = None,
     model: nn.Module | None = None,
+    average: bool | None = None,
     every: int = 10,
     mode: Mode = "act",
     guard: Guard | bool = True,
@@ -84,7 +86,10 @@ def attach(
         loss_fn: computes the last batch's training loss again, with `model` as it stands then, for a controller whose
             estimator differentiates it twice; called without arguments, or with `batch` where ``pilot.step(loss,
             batch=batch)`` told it.
-        model: the network, so that the guard also protects its buffers (batch norm's statistics); `loss_fn` needs it.
+        model: the network, so that the guard also protects its buffers (batch norm's statistics); `loss_fn` and
+            `average` need it.
+        average: keep an average of the weights, to be read as :attr:`Pilot.average` in place of the last ones
+            (:mod:`trimtab.average`); None: where the controller was taught for it.
         every: optimizer steps between decisions (the first come at 1, 2, 4 and 7).
         mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures: no controller is
             asked.
@@ -118,6 +123,7 @@ def attach(
         chosen = Constant()
     elif chosen is None:
         chosen = _usual(panel, len(members))
+    mean = _average(model, chosen, "average" in chosen.needs if average is None else average)
     needs = {"val_loss": validate, "val_hypergrad": validation_loss, "loss_fn": loss_fn}
     held_out = validation_loss or cast("Callable[[], Tensor] | None", validate)
     watch = Guard() if guard is True else guard or None
@@ -140,7 +146,8 @@ def attach(
             helm=helm,
             gauge=gauge,
             wheel=Wheel(helm, linkage, schedule, every),
-            snapshot=None if watch is None or mode != "act" else Snapshot(optimizer, model),
+            snapshot=None if watch is None or mode != "act" else Snapshot(optimizer, model, mean),
+            average=mean,
             every=every,
             mode=mode,
             validate=validate,
@@ -150,6 +157,13 @@ def attach(
         undo.pop_all()
     optimizer._trimtab_pilot = pilot  # type: ignore[attr-defined]  # one optimizer, one pilot
     return pilot
+
+
+def _average(model: nn.Module | None, controller: Controller, is_kept: bool) -> Average:
+    if is_kept and model is None:
+        cause = f"{controller.name!r} was taught for it" if "average" in controller.needs else "`average=True`"
+        raise SignalError(f"An average of the weights is to be kept ({cause}): give `model=`, or `average=False`.")
+    return Average(model if is_kept else None)
 
 
 def _usual(panel: Panel, sites: int) -> Controller:

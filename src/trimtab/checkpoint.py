@@ -93,6 +93,7 @@ def matched(state: Any, mine: Mapping[str, Any]) -> dict[str, Any]:
         raise StateError("This is no pilot's state: it has no 'helm' and 'version'. Was a scheduler's loaded?")
     if state["version"] != mine["version"]:
         raise StateError(f"This state is of version {state['version']}, this trimtab reads {mine['version']}.")
+    state = {"average": {}} | state  # older ones do not name it
     for name in SAME:
         if state.get(name) != mine[name]:
             raise StateError(

@@ -26,7 +26,8 @@ class Controller(Protocol):
     Attributes:
         name: a short name for tables and traces, e.g. ``"cosine"``.
         needs: what it cannot do without, asked once at attach: ``"hypergrad"``, ``"val_hypergrad"`` (beside it: of
-            held-out examples, not of the next batch), ``"val_loss"``, ``"horizon"``.
+            held-out examples, not of the next batch), ``"val_loss"``, ``"horizon"``, ``"average"`` (the run is read
+            at an average of its weights).
     """
 
     name: str

@@ -6,11 +6,13 @@ Letters: ``B`` members, ``n`` parameters of a member, ``m`` sampled coordinates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from trimtab.average import share
 
 if TYPE_CHECKING:
     from trimtab.rules import Slots
@@ -24,11 +26,42 @@ class Copies:
         weights: ``[B, n]`` parameters, site by site.
         slots: the rule's memory, one set a part: a site for an elementwise rule, else a parameter.
         buffers: ``[B, ...]`` the network's buffers (batch norm's statistics), by name.
+        average: weights and buffers averaged over the run, as :mod:`trimtab.average` has it; None where none is kept.
     """
 
     weights: Tensor
     slots: tuple[Slots, ...]
     buffers: dict[str, Tensor]
+    average: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def averaging(self) -> Copies:
+        """Give the members before their first step, at which an average begins."""
+        return replace(self, average=(self.weights, self.buffers))
+
+    def following(self, average: tuple[Tensor, dict[str, Tensor]], clock: Tensor) -> Copies:
+        """Give the members after a step, their average moved on.
+
+        Args:
+            average: as it was before the step.
+            clock: ``[B]`` optimizer steps that each has taken, this one included.
+
+        Returns:
+            Them; of a buffer that counts, the last one.
+        """
+        shares = share(clock.double()).to(self.weights.device)
+        buffers = {name: _moved(average[1][name], buffer, shares) for name, buffer in self.buffers.items()}
+        return replace(self, average=(_moved(average[0], self.weights, shares), buffers))
+
+    def averaged(self) -> Copies:
+        """Give the members as they are to be read: at their averages, where they are kept."""
+        return self if self.average is None else replace(self, weights=self.average[0], buffers=self.average[1])
+
+
+def _moved(old: Tensor, new: Tensor, shares: Tensor) -> Tensor:
+    """Move ``[B, ...]`` towards another by ``[B]`` shares; what is whole numbers takes the other's."""
+    if not new.is_floating_point():
+        return new
+    return torch.lerp(old, new, shares.to(new.dtype).reshape(-1, *([1] * (new.dim() - 1))))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
+from trimtab.average import Average
 from trimtab.checkpoint import copied, matched, read_checkpoint, write_checkpoint
 from trimtab.gauge import Gauge
 from trimtab.helm import Helm, is_restored
@@ -40,6 +42,7 @@ class Pilot(LRScheduler):
         gauge: measures the optimizer.
         wheel: turns its knobs, over a wrapped schedule.
         snapshot: what the guard goes back to; None without a guard.
+        average: of the model's weights.
         trace: takes a row per decision and site; the others are :func:`trimtab.attach`'s.
     """
 
@@ -51,6 +54,7 @@ class Pilot(LRScheduler):
         gauge: Gauge,
         wheel: Wheel,
         snapshot: Snapshot | None,
+        average: Average,
         every: int,
         mode: Mode,
         validate: Validate | None,
@@ -60,14 +64,14 @@ class Pilot(LRScheduler):
         # LRScheduler's own __init__ would take a step and wrap `optimizer.step`; only its fields are wanted.
         self.optimizer, self.every, self.mode, self.trace = optimizer, every, mode, trace
         self._helm, self._gauge, self._wheel, self._snapshot = helm, gauge, wheel, snapshot
+        self._average = average
         self._validate, self._validate_every = validate, validate_every
         self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         self._state = helm.start(wheel.start[None])
         self.is_enabled = True
         self.last_epoch = 0  # optimizer steps begun, counted in the hook
         self._step_count = 1  # never read here; frameworks add to it, as every LRScheduler has it
-        self._answered = 0  # the step that `step` was last called for
-        self._skipped = 0
+        self._answered = self._skipped = 0  # the step that `step` was last called for, and steps that were none
         self._noted: Tensor | float | None = None
         self._watch = Stopwatch()
         wheel.is_held = mode == "act"
@@ -79,9 +83,7 @@ class Pilot(LRScheduler):
     def step(  # type: ignore[override]
         self, loss: Tensor | float | None = None, epoch: int | None = None, *, batch: Any = None
     ) -> None:
-        """Take the step's loss and, at a reading, decide; called once after each ``optimizer.step()``.
-
-        Calls without an optimizer step in between do nothing.
+        """Take the step's loss and, at a reading, decide; called after each ``optimizer.step()``, else it does nothing.
 
         Args:
             loss: the training loss of this step, a number or a tensor of one element (not synchronised); None where
@@ -95,6 +97,9 @@ class Pilot(LRScheduler):
         if not self.is_due:
             return
         number, loss = self.last_epoch, single(self._noted if loss is None else loss)
+        if self.is_enabled:  # what is validated may be the average
+            with self._watch:
+                self._average.follow(number)
         reads = self.is_enabled and self._gauge.is_ready
         measures = reads or (self._wheel.needs_metric and not self.is_enabled)
         measured = validated(self._validate, self._validate_every, number) if measures else None
@@ -120,6 +125,11 @@ class Pilot(LRScheduler):
             SignalError: it is not a single number.
         """
         self._noted = single(loss)
+
+    @property
+    def average(self) -> AveragedModel | None:
+        """The network at the average of its weights, called as itself, in evaluation mode; None where none is kept."""
+        return self._average.model
 
     @property
     def is_due(self) -> bool:
@@ -192,6 +202,7 @@ class Pilot(LRScheduler):
             "helm": copied(self._state),
             "gauge": self._gauge.state_dict(),
             "snapshot": kept or {},
+            "average": copied(self._average.state_dict()),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -210,10 +221,10 @@ class Pilot(LRScheduler):
         if state["snapshot"] and self._snapshot is not None:
             self._snapshot.check(state["snapshot"])
         self._gauge.load_state_dict(state["gauge"])
-        self.last_epoch, self._answered = state["step"], state["answered"]
-        self._skipped = state["skipped"]
+        self.last_epoch, self._answered, self._skipped = state["step"], state["answered"], state["skipped"]
         self._wheel.load_state_dict(state)
         self._state = state["helm"]
+        self._average.load_state_dict(state["average"], state["answered"])
         if self._snapshot is not None:
             self._snapshot.load(state["snapshot"] or None)
         if state["world"] != world():
@@ -253,23 +264,19 @@ class Pilot(LRScheduler):
         if kind in ("skipped", "rehearsal"):
             return None
         self.last_epoch += 1
-        if not self.is_enabled:
-            return None
-        if kind == "closure":  # gradients are there only once the optimizer has called it
+        if self.is_enabled and kind == "closure":  # gradients are there only once the optimizer has called it
             return after_closure(args, kwargs, self._look)
-        self._look()
+        if self.is_enabled:
+            self._look()
         return None
 
     def _look(self) -> None:
         with self._watch:
             self._gauge.look(self.last_epoch)
             guard = self._helm.guard
-            if self._snapshot is None or guard is None:
+            if self._snapshot is None or guard is None or self._snapshot.begins():
                 return
-            if not self._snapshot.is_whole:  # the first step, after a load, or parameters were added
-                self._snapshot.hold()
-                self._snapshot.keep()
-            elif self._gauge.is_ready and guard.is_due_of_one(self.last_epoch, self._state["guard"]):
+            if self._gauge.is_ready and guard.is_due_of_one(self.last_epoch, self._state["guard"]):
                 self._snapshot.hold()
 
     @torch.no_grad()  # a policy's weights would tie each decision to all before it

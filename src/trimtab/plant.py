@@ -183,7 +183,7 @@ class Plant:
 
     def select(self, mask: Tensor, yes: Copies, no: Copies) -> Copies:
         """Choose member by member between two states; `mask` is ``[B]`` bool."""
-        return Copies(*(select(mask, getattr(yes, f), getattr(no, f)) for f in ("weights", "slots", "buffers")))
+        return Copies(*(select(mask, mine, vars(no)[name]) for name, mine in vars(yes).items()))
 
     def forget(self, mask: Tensor, copies: Copies, look: Look | None) -> Look | None:
         """Let the estimator begin anew for members ``[B]`` bool that were put elsewhere."""
@@ -192,7 +192,7 @@ class Plant:
         return replace(look, memory=self._hypergrad.forget(mask, copies, look.memory))
 
     def evaluate(self, copies: Copies, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give ``[B]`` mean losses and ``[B]`` metrics over one set of examples, the network in evaluation mode."""
+        """Give ``[B]`` mean losses and metrics over one set of examples, in evaluation mode, at averages where kept."""
         batch = Batch(*data)
         found = self._evaluated(copies, lambda model: (self.task.loss(model, batch), self.task.score(model, batch)))
         return found[0], found[1]
@@ -205,6 +205,7 @@ class Plant:
         def one(params: Tensors, buffers: Tensors) -> tuple[Tensor, ...]:
             return measure(self._model(params, buffers))
 
+        copies = copies.averaged()
         self.module.eval()
         with torch.set_grad_enabled(self._differentiable):
             found: tuple[Tensor, ...] = vmap(one)(self._layout.leaves(copies.weights), copies.buffers)

@@ -59,6 +59,8 @@ class Voyage:
         horizon: planned steps, as declared to the controller; None: undeclared.
         guard: brings members back that go off the rails; None: nobody does.
         validate_every: measure the loss on the validation split at readings that are multiples of it; None: never.
+        averages: keep an average of the weights (:mod:`trimtab.average`) and validate there; None: where the
+            controller needs it.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Voyage:
         horizon: int | None = None,
         guard: Guard | None = None,
         validate_every: int | None = None,
+        averages: bool | None = None,
     ) -> None:
         self.plant, self.validate_every = plant, validate_every
+        self.averages = "average" in controller.needs if averages is None else averages
         self.helm = Helm(plant.panel, controller, plant.features(), guard, horizon=horizon)
         self._val = plant.split("val") if validate_every is not None else None
 
@@ -91,6 +95,7 @@ class Voyage:
         if tuple(values.shape) != wanted:
             raise KnobError(f"`values` must be [B, S, K] = {list(wanted)}, got {list(values.shape)}.")
         copies, order = self.plant.start(seeds), self._stream(seeds).state_dict()
+        copies = copies.averaging() if self.averages else copies
         clock = torch.zeros(len(seeds), dtype=torch.int64)
         return Passage(clock, copies, self.helm.start(values.to(self.plant.device)), copies, None, (), order)
 
@@ -150,6 +155,8 @@ class Voyage:
             clock = clock + 1
             now, before = self.helm.values_at(passage.state, clock), copies
             copies, loss, look, reading = plant.step(before, now, stream.next(), int(clock[0]), look)
+            if before.average is not None:
+                copies = copies.following(before.average, clock)
             losses.append(loss)
             used.append(now)
             window.append(loss.detach())

@@ -1,7 +1,8 @@
 """Snapshot: a verified state of a live run to go back to.
 
-Holds parameters, the optimizer's slots, what it counts in its groups (Prodigy's distance, Schedule-Free's weights) and,
-where the model is known, its buffers. On an accelerator the copy lies in pinned memory of the host.
+Holds parameters, the optimizer's slots, what it counts in its groups (Prodigy's distance, Schedule-Free's weights),
+where the model is known, its buffers, and the average, where one is kept. On an accelerator the copy lies in pinned
+memory of the host.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimtab.average import Average
 from trimtab.checkpoint import copied
 from trimtab.errors import StateError
 from trimtab.guard import Verdict
 from trimtab.ranks import is_sharded
 
 State = dict[str, Any]
-PARTS = ("params", "slots", "groups", "buffers")
+PARTS = ("params", "slots", "groups", "buffers", "average")
 # what is set from outside, by a user, a schedule or a pilot, is no state to go back to
 SET_FROM_OUTSIDE = frozenset({"params", "lr", "initial_lr", "betas", "momentum", "weight_decay", "eps"})
 
@@ -29,10 +31,13 @@ class Snapshot:
     Args:
         optimizer: the raw optimizer; its parameters and their slots are copied.
         model: gives the buffers (batch norm's statistics); None: they are neither copied nor restored.
+        average: of the model's weights, which goes back with them; None: none is kept.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module | None) -> None:
-        self._optimizer, self._model = optimizer, model
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module | None, average: Average | None = None
+    ) -> None:
+        self._optimizer, self._model, self._average = optimizer, model, average or Average(None)
         self._held: State | None = None
         self.kept: State | None = None
 
@@ -45,6 +50,7 @@ class Snapshot:
             "slots": [{name: _copied(v) for name, v in slots[p].items()} if p in slots else {} for p in self._params()],
             "groups": [_counted(group) for group in self._optimizer.param_groups],
             "buffers": [] if self._model is None else [_copied(b) for b in self._model.buffers()],
+            "average": [_copied(t.detach()) for t in self._average.tensors()],
         }
 
     def keep(self) -> None:
@@ -64,11 +70,18 @@ class Snapshot:
         """Forget what is held."""
         self._held = None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether there is a snapshot, and of as many parameters as the optimizer has now."""
+    def begins(self) -> bool:
+        """Keep the state now if there is no snapshot of as many parameters as the optimizer has.
+
+        Returns:
+            Whether so: at the first step, after a load, and where parameters were added.
+        """
         groups = self._optimizer.param_groups
-        return self.kept is not None and len(self.kept["params"]) == sum([len(group["params"]) for group in groups])
+        if self.kept is not None and len(self.kept["params"]) == sum([len(group["params"]) for group in groups]):
+            return False
+        self.hold()
+        self.keep()
+        return True
 
     def check(self, kept: State) -> None:
         """Refuse a snapshot that was taken of another model.
@@ -79,10 +92,12 @@ class Snapshot:
         Raises:
             StateError: its parameters, slots or buffers are not as many, or of other shapes.
         """
+        kept = {"average": [], **kept}  # older ones do not name it
         if kept.keys() != set(PARTS):
             raise StateError(f"A snapshot must have {', '.join(PARTS)}, got {', '.join(sorted(map(str, kept)))}.")
         buffers = [] if self._model is None else list(self._model.buffers())
-        for name, live in (("params", self._params()), ("buffers", buffers)):
+        lives = {"params": self._params(), "buffers": buffers, "average": self._average.tensors()}
+        for name, live in lives.items():
             found, expected = [t.shape for t in kept[name]], [t.shape for t in live]
             if found != expected:
                 raise StateError(
@@ -98,7 +113,7 @@ class Snapshot:
 
     def load(self, kept: State | None) -> None:
         """Take a snapshot from a checkpoint; None: the next step begins with a new one."""
-        self._held, self.kept = None, kept
+        self._held, self.kept = None, None if kept is None else {"average": [], **kept}
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -119,6 +134,8 @@ class Snapshot:
         if self._model is not None:
             for buffer, saved in zip(self._model.buffers(), self.kept["buffers"], strict=True):
                 buffer.copy_(saved)
+        for tensor, saved in zip(self._average.tensors(), self.kept["average"], strict=True):
+            tensor.copy_(saved)
 
     def _restore_slots(self, param: Tensor, saved: dict[str, Any]) -> None:
         if not saved:

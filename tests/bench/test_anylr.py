@@ -182,11 +182,28 @@ def test_a_card_is_followed_by_its_replays() -> None:
     assert {21} == {len(row["curve"]) for row in made}
 
 
+@pytest.mark.parametrize("is_taught", [False, True])
+def test_averages_are_driven_replayed_and_scored(is_taught: bool) -> None:
+    """A run that is read at its average, asked for or needed by a policy, is scored there, and so is its replay."""
+    controller = Policy.for_panel(Panel.of(["lr"]), 4, prior="constant", average=True) if is_taught else Constant()
+    asked = None if is_taught else True
+    driven = drive(SHORT, controller, (1e-3, 1e-2), (0, 1), has_guard=False, averages=asked)
+    again = replay(SHORT, driven.values, (0, 1), averages=True)
+    last = replay(SHORT, driven.values, (0, 1))
+    torch.testing.assert_close(driven.curve, again.curve, rtol=1e-5, atol=0)
+    assert bool((driven.curve[1:] != last.curve[1:]).all())
+    heat = Heat("any-lr-v1", "short", "constant+average", None, (1e-3, 1e-2), (0, 1))
+    assert [row["finals"] for row in run_heat(heat, SHORT)] == [
+        [pytest.approx(float(loss), rel=1e-4) for loss in losses] for losses in again.finals
+    ]
+
+
 def test_everyone_takes_part() -> None:
-    """Tuned schedules, rules, peers, and each card with and without validation."""
+    """Tuned schedules, at averages too, rules, peers, and each card with and without validation."""
     names = [name for name, _ in contenders((Path("mine.safetensors"),))]
-    assert set(STATIC) | {"hypergradient", "greedy", "random", "prodigy", "schedule-free", "dog", "d-adaptation",
-                          "mechanic", "trimtab-v1", "trimtab-v1+val", "mine", "mine+val"} <= set(names)  # fmt: skip
+    peers = {"hypergradient", "greedy", "random", "prodigy", "schedule-free", "dog", "d-adaptation", "mechanic"}
+    cards = {"trimtab-v1", "trimtab-v1+val", "mine", "mine+val"}
+    assert {*STATIC, *(f"{name}+average" for name in STATIC)} | peers | cards <= set(names)
 
 
 @pytest.mark.slow

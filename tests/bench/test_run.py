@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab.bench.contender import DEFAULT, PLAINS, contender_named
+from trimtab.bench.contender import DEFAULT, PLAINS, Contender, contender_named
 from trimtab.bench.machine import Provenance
 from trimtab.bench.rows import Row
 from trimtab.bench.run import Cell, metric_on_test, run_cell
+from trimtab.controllers import Policy
 from trimtab.errors import TaskError
+from trimtab.knobs import Panel
 from trimtab.stream import Stream
 from trimtab.tasks import task_named
 
+F64 = torch.float64
 PROVENANCE = Provenance("abc", "a machine", torch.__version__, "trimtab race")
 
 
@@ -64,6 +67,16 @@ def test_a_run_that_diverges_is_a_row(tmp_path):
     row = run("plain-constant", tmp_path, lr=1e6, steps=300)
     assert row.is_diverged
     assert row.steps_to_target is None
+
+
+def test_a_policy_for_averaged_runs_is_scored_at_the_average(tmp_path):
+    """What it keeps and tells the losses of are averages, not the last weights."""
+    row = run("constant", tmp_path, steps=40)
+    policy = Policy.for_panel(Panel.of(["lr"]), 4, prior="constant", average=True)
+    averaged = run_cell(Cell("quadratic-v1", Contender("mine", policy), 0.1, 3, 40), tmp_path, PROVENANCE, dtype=F64)
+    assert averaged.train_loss == pytest.approx(row.train_loss, rel=1e-12)  # the same steps
+    assert not torch.allclose(weights(tmp_path, row), weights(tmp_path, averaged), rtol=1e-3)
+    assert averaged.val_loss != pytest.approx(row.val_loss, rel=1e-3)
 
 
 def test_the_test_metric_is_that_of_the_kept_weights(tmp_path):

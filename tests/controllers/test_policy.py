@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trimtab.controllers import Policy, controller_named
+from trimtab.controllers import Policy, Population, controller_named
 from trimtab.controllers.schedule import SCHEDULES
 from trimtab.errors import KnobError, SignalError, StateError
 from trimtab.features import RUN, SITE, Features
@@ -231,10 +231,20 @@ def test_other_features_are_told(tmp_path, reading):
         policy.start(Panel.of(["lr"]), 1, 1)
 
 
+def test_a_policy_for_averaged_runs_says_so(tmp_path):
+    """It needs an average, by itself and with weights per member, and its file keeps that; other policies need none."""
+    policy = Policy.for_panel(PANEL, 4, average=True)
+    policy.save(tmp_path / "policy.safetensors")
+    again = Policy.load(tmp_path / "policy.safetensors")
+    stacked = {name: weight.detach()[None] for name, weight in again.named_parameters()}
+    assert {"average"} == again.needs == Population(again, stacked).needs
+    assert set() == Policy.for_panel(PANEL, 4).needs
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"kind": "lstm"}, "kind"), ({"hidden": 0}, "hidden"), ({"prior": "moon"}, "prior"), ({"reach": 1.5}, "reach"),
-     ({"leap": 4.0}, "leap"), ({"calm": 1.0}, "calm"), ({"size": [0.0]}, "size"),
+     ({"leap": 4.0}, "leap"), ({"calm": 1.0}, "calm"), ({"average": 1}, "average"), ({"size": [0.0]}, "size"),
      ({"knobs": []}, "knob"), ({"features": []}, "feature")],
 )  # fmt: skip
 def test_a_spec_that_does_not_hold_is_refused(change, message):

@@ -85,7 +85,8 @@ def test_a_stopped_teaching_goes_on_bit_for_bit(tmp_path: Path) -> None:
         School(read_course(course(tmp_path, TINY.replace("[dist", "seed = 1\n[dist"))), tmp_path / "parts")
     older = torch.load(tmp_path / "parts/state.pt", weights_only=True)
     tables = json.loads(older["course"])
-    del tables["policy"]["calm"]  # as a version wrote it that did not know the key
+    for key in ("calm", "average"):  # as a version wrote it that did not know the keys
+        del tables["policy"][key]
     torch.save(older | {"course": json.dumps(tables)}, tmp_path / "parts/state.pt")
     assert torch.equal(School(made, tmp_path / "parts").state.ascent.mean, whole.state.ascent.mean)
 
@@ -97,6 +98,10 @@ def test_a_cards_limits_are_those_of_its_lessons(tmp_path: Path) -> None:
     for name in ("teach-v1", "teach-v2", "teach-v4"):
         read = read_course(course(tmp_path, TINY.replace("horizons", f'name = "{name}"\nhorizons')))
         told[name] = page(read, [dict.fromkeys(marks, 1.0)], cpu=60.0, origin={}).split("## Limits")[1]
+        assert "average" not in told[name]
+    averaged = read_course(course(tmp_path, TINY.replace("hidden", "average = true\nhidden")))
+    assert {"average"} == averaged.genome().policy(averaged.beginning()).needs
+    assert "read at an average" in page(averaged, [dict.fromkeys(marks, 1.0)], cpu=60.0, origin={})
     assert ["teach-v4"] == [name for name, text in told.items() if "causal transformers" in text]
     far = "beyond 3000, in lessons that are not clean 30:"
     assert ["teach-v2", "teach-v4"] == [name for name, text in told.items() if far in text]

@@ -81,7 +81,8 @@ def run_cell(
     optimizer = optimizer_of(task, model, cell.lr, by=cell.contender.by)
     pilot = _pilot(cell, model, optimizer, folder / "traces" / f"{cell.key}.jsonl")
     scheduler = cell.contender.scheduler(optimizer, cell.lr, cell.steps)
-    stream, clock = Stream(task, [cell.seed], dtype=dtype), _Clock(task, model, cell.steps, dtype)
+    read = model if pilot is None or pilot.average is None else pilot.average.module
+    stream, clock = Stream(task, [cell.seed], dtype=dtype), _Clock(task, read, cell.steps, dtype)
     for step in range(1, cell.steps + 1):
         batch = _first(stream.next())
         begin = time.perf_counter()
@@ -96,7 +97,7 @@ def run_cell(
         is_point = clock.add(step, loss.detach(), time.perf_counter() - begin)
         if is_point and tell is not None:
             tell(step, clock.curve[-1][1], float(optimizer.param_groups[0]["lr"]))
-    _keep(model, folder / "weights" / f"{cell.key}.pt")
+    _keep(read, folder / "weights" / f"{cell.key}.pt")
     return _row(cell, clock, 0 if pilot is None else _closed(pilot), provenance)
 
 

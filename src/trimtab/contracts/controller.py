@@ -61,7 +61,8 @@ class ControllerContract:
         """It has a name and known needs, and its prior is None or a table of ``[horizon, K]`` float64."""
         assert isinstance(controller, Controller)
         assert controller.name
-        assert controller.needs <= {"hypergrad", "val_hypergrad", "loss_fn", "batches", "val_loss", "horizon"}
+        known = {"hypergrad", "val_hypergrad", "loss_fn", "batches", "val_loss", "horizon", "average"}
+        assert controller.needs <= known
         table = controller.prior(panel, 30)
         assert table is None or (tuple(table.shape) == (30, len(panel)) and table.dtype == F64)
 

@@ -57,7 +57,7 @@ class Policy(nn.Module):
     """
 
     name = "policy"
-    needs = frozenset[str]()
+    needs: frozenset[str]
     _center: Tensor
     _size: Tensor
     _keeps: Tensor
@@ -66,6 +66,7 @@ class Policy(nn.Module):
         super().__init__()
         check(spec)
         self.spec: Spec = cast("Spec", json.loads(json.dumps(spec)))
+        self.needs = frozenset({"average"} if self.spec["average"] else ())
         for name in ("center", "size"):
             self.register_buffer(f"_{name}", torch.tensor(self.spec[name], dtype=torch.float64), persistent=False)
         tells = [name.removeprefix("mean_") in RUN + SITE for name in self.spec["features"]]
@@ -89,6 +90,7 @@ class Policy(nn.Module):
         reach: float = 1.0,
         leap: float = LEAP,
         calm: float = 0.0,
+        average: bool = False,
         rng: torch.Generator | None = None,
     ) -> Policy:
         """Make an untaught policy for a panel, on all of its features.
@@ -101,6 +103,7 @@ class Policy(nn.Module):
             reach: the largest move, in (0, 1].
             leap: what multiplies it in the first ten steps, in [1, 3].
             calm: share that moving means of features keep at a reading, in [0, 1); 0: it reads the features themselves.
+            average: whether runs under it are read at an average of their weights.
             rng: draws the hidden weights.
 
         Returns:
@@ -119,6 +122,7 @@ class Policy(nn.Module):
             reach=reach,
             leap=leap,
             calm=calm,
+            average=average,
         )
         return cls(read, rng)
 

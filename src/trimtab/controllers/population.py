@@ -6,7 +6,7 @@ Letters: ``B`` members, ``S`` sites, ``K`` knobs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from trimtab.knobs import Panel
 from trimtab.signals import Observation
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Population:
     """Gives each member its own copy of a policy's weights, without a loop over members.
 
@@ -38,12 +38,13 @@ class Population:
 
     policy: Policy
     weights: Mapping[str, Tensor]
+    needs: frozenset[str] = field(init=False)
 
     name = "population"
-    needs = frozenset[str]()
 
     def __post_init__(self) -> None:
-        """Check the weights against the policy's own."""
+        """Check the weights against the policy's own, and need what it needs."""
+        self.needs = self.policy.needs
         own = {name: tuple(weight.shape) for name, weight in self.policy.named_parameters()}
         found = {name: tuple(weight.shape[1:]) for name, weight in self.weights.items()}
         if own != found:

@@ -31,6 +31,7 @@ class Spec(TypedDict):
         reach: moves are within ``[-reach, reach]``, at most 1 ...
         leap: ... or, in the first ten steps, this many times as far, at most :data:`trimtab.knobs.LEAP`.
         calm: after them it reads moving means of what it sees of the training, which keep this share at a reading.
+        average: the runs it was taught on were read at an average of their weights (:mod:`trimtab.average`).
     """
 
     features: list[str]
@@ -43,6 +44,7 @@ class Spec(TypedDict):
     reach: float
     leap: float
     calm: float
+    average: bool
 
 
 def shapes_of(spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -85,6 +87,7 @@ def check(spec: Spec) -> None:
         f"`reach` in (0, 1], got {spec['reach']}": 0 < spec["reach"] <= 1,
         f"`leap` in [1, {LEAP:g}], got {spec['leap']}": 1 <= spec["leap"] <= LEAP,
         f"`calm` in [0, 1), got {spec['calm']}": 0 <= spec["calm"] < 1,
+        f"`average` true or false, got {spec['average']!r}": isinstance(spec["average"], bool),
     }
     for law, holds in laws.items():
         if not holds:
@@ -144,5 +147,6 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Spec, dict[str, Tensor]]:
     except ValueError as error:
         raise StateError(f"{where!r} has no readable spec: {error}.") from error
     if isinstance(spec, dict):
-        spec.setdefault("calm", 0.0)  # older files do not name it
+        spec.setdefault("calm", 0.0)  # older files do not name these two
+        spec.setdefault("average", False)
     return cast("Spec", spec), weights

@@ -66,7 +66,7 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             "",
             f"A learned controller of {', '.join(policy['knobs'])}: {policy['kind']}, {policy['hidden']} hidden units, "
             f"{genome.size} taught weights, {len(genome.read)} features{calm}, on the prior {policy['prior']!r}; "
-            f"sites: {policy['sites']}.",
+            f"sites: {policy['sites']}{'; runs are read at an average of their weights' if policy['average'] else ''}.",
             "",
             f"- **Taught on** {lessons['name']}: horizons {short} to {long}, optimizers {', '.join(lessons['rules'])}, "
             f"sources {', '.join(lessons['sources'])}, seed {course.tables['']['seed']}.",

@@ -56,6 +56,7 @@ DEFAULTS: dict[str, Table] = {
         "reach": 1.0,
         "leap": 3.0,
         "calm": 0.0,
+        "average": False,
         "sites": "run",
         "start": "",
         "features": ["*", "!mean_*", "!rank_*"],
@@ -152,6 +153,7 @@ class Course:
             reach=table["reach"],
             leap=table["leap"],
             calm=table["calm"],
+            average=table["average"],
         )
         return Genome(policy.spec, tuple(table["features"]))
 

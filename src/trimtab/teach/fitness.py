@@ -88,7 +88,7 @@ def attempt(
 
 
 def held_out(lesson: Lesson, plant: Plant, copies: Copies) -> Tensor:
-    """Give ``[B]`` held-out losses, in log-ratios to chance."""
+    """Give ``[B]`` held-out losses, in log-ratios to chance; at the averages of the weights, where they are kept."""
     return relative(plant.loss_on(copies, plant.split("test")), lesson)
 
 

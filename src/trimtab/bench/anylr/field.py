@@ -24,7 +24,7 @@ from trimtab.controllers.cards import card, shipped
 
 STATIC = ("constant", "cosine", "wsd", "onecycle")
 FREE = ("hypergradient", "greedy", "random")
-VAL, REPLAY, PATHS = "+val", "+replay", "+paths"
+VAL, REPLAY, PATHS, AVERAGE = "+val", "+replay", "+paths", "+average"
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,13 @@ def contenders(cards: tuple[Path, ...]) -> tuple[tuple[str, str | None], ...]:
         cards: files of weights beside the shipped ones.
 
     Returns:
-        Schedules, rules, peers, then each card without and with validation, and its replays.
+        Schedules, at their last weights and at averages, rules, peers, then each card without and with validation, and
+        its replays.
     """
     taught: list[tuple[str, str | None]] = [(name, None) for name in shipped()]
     taught += [(path.stem, str(path)) for path in cards]
-    plain: list[tuple[str, str | None]] = [(name, None) for name in (*STATIC, *FREE, *PEERS)]
+    averaged = [name + AVERAGE for name in STATIC]
+    plain: list[tuple[str, str | None]] = [(name, None) for name in (*STATIC, *averaged, *FREE, *PEERS)]
     return (*plain, *((name + kind, file) for name, file in taught for kind in ("", VAL)))
 
 
@@ -104,14 +106,17 @@ def run_heat(heat: Heat, entry: Entry) -> list[dict[str, Any]]:
         every=CADENCE.get(name, EVERY),
         has_guard=name not in STATIC,
         sees_val=heat.contender.endswith(VAL),
+        averages=True if heat.contender.endswith(AVERAGE) else None,
     )
     rows = _rows(heat, entry, heat.contender, done, heat.lrs)
     is_global = isinstance(controller, Policy) and controller.spec["knobs"] == ["lr"] and name != LAYERS
-    if not is_global or heat.contender.endswith(VAL):
+    if not is_global or heat.contender.endswith((VAL, AVERAGE)):
         return rows
-    mean = done.values.log().mean(1, keepdim=True).exp()
-    rows += _rows(heat, entry, heat.contender + REPLAY, replay(entry, mean, heat.seeds), (None,))
-    return rows + _rows(heat, entry, heat.contender + PATHS, replay(entry, done.values, heat.seeds), heat.lrs)
+    mean, averages = done.values.log().mean(1, keepdim=True).exp(), "average" in controller.needs
+    for name, values, lrs in ((REPLAY, mean, (None,)), (PATHS, done.values, heat.lrs)):
+        played = replay(entry, values, heat.seeds, averages=averages)
+        rows += _rows(heat, entry, heat.contender + name, played, lrs)
+    return rows
 
 
 def _rows(

@@ -63,6 +63,7 @@ def drive(
     every: int = 10,
     has_guard: bool = True,
     sees_val: bool = False,
+    averages: bool | None = None,
 ) -> Course:
     """Let a controller take an entry's members through their runs.
 
@@ -75,6 +76,7 @@ def drive(
         every: steps between decisions.
         has_guard: whether the guard watches.
         sees_val: whether the controller sees the validation split's first half, twenty times.
+        averages: whether an average of the weights is kept, seen and scored; None: where the controller needs it.
 
     Returns:
         What came of it.
@@ -84,7 +86,8 @@ def drive(
     sites = None if by == "run" else sites_of(entry.task.build(0), by)
     plant = Plant(entry.task, entry.twin(), panel, sites=sites, every=every, estimator=estimator_of(controller))
     looks = max(every, entry.steps // LOOKS // every * every) if sees_val else None
-    voyage = Voyage(plant, controller, horizon=entry.steps, guard=Guard() if has_guard else None, validate_every=looks)
+    guard = Guard() if has_guard else None
+    voyage = Voyage(plant, controller, horizon=entry.steps, guard=guard, validate_every=looks, averages=averages)
     parts = []
     share = max(1, MOST // len(lrs))
     for first in range(0, len(seeds), share):
@@ -141,13 +144,14 @@ def _members(
 
 
 @torch.no_grad()
-def replay(entry: Entry, values: Tensor, seeds: tuple[int, ...]) -> Course:
+def replay(entry: Entry, values: Tensor, seeds: tuple[int, ...], *, averages: bool = False) -> Course:
     """Train on learning rates known beforehand, without guard or controller.
 
     Args:
         entry: what to train.
         values: ``[T, L]``, one column a course; each is run with every seed.
         seeds: of weights and data order.
+        averages: whether the weights are read at an average.
 
     Returns:
         What came of it, ``L`` courses for learning rates.
@@ -158,10 +162,13 @@ def replay(entry: Entry, values: Tensor, seeds: tuple[int, ...]) -> Course:
     table = values.repeat_interleave(len(seeds), 1)[:, :, None, None]
     every = seeds * courses
     stream, copies = Stream(entry.task, every), plant.start(every)
+    copies = copies.averaging() if averages else copies
     marks = {round(entry.steps * point / POINTS) for point in range(1, POINTS + 1)}
     curve = [_score(plant, copies, scored)]
     for number, now in enumerate(table, 1):
+        before = copies.average
         copies, _, _, _ = plant.step(copies, now, stream.next(), number, None)
+        copies = copies if before is None else copies.following(before, torch.tensor([number]))
         if number in marks:
             curve.append(_score(plant, copies, scored))
     curves = torch.stack(curve).reshape(POINTS + 1, courses, len(seeds))

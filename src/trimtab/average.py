@@ -1,0 +1,96 @@
+"""Average: weights averaged over a run, which are read in place of the last ones.
+
+Polynomial-decay averaging, Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth optimization",
+arXiv:1212.1824: after step ``t`` the average ``a`` becomes ``a + c (w - a)`` with ``c = (eta + 1) / (t + eta)``. Mostly
+the last ninth of the steps so far counts, however long the run will be, and no horizon is needed. `eta` is 8, as in
+DoG's own average (Ivgi et al. 2023, arXiv:2302.12022).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from trimtab.errors import SignalError
+
+ETA = 8
+
+
+def share(step: Any) -> Any:
+    """Give how far an average moves towards the weights after a step.
+
+    Args:
+        step: optimizer steps taken, from 1; a number, or a tensor of them.
+
+    Returns:
+        The share, in (0, 1], a float or a tensor likewise; 1 at the first step.
+
+    Example:
+        >>> share(1), share(10)
+        (1.0, 0.5)
+    """
+    return (ETA + 1) / (step + ETA)
+
+
+class Average:
+    """Keeps the average of a live model, which torch's ``AveragedModel`` holds.
+
+    Args:
+        model: the network in training; it is copied, and never written to. None: no average is kept.
+
+    Attributes:
+        model: the averages of its parameters and of its buffers (of one that counts, the last), in evaluation mode and
+            without gradients; called as the network is, which it holds as ``module``. None where none is kept.
+
+    Raises:
+        SignalError: the network cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self._source, self._step = model, 0
+        self.model: AveragedModel | None = None
+        if model is None:
+            return
+        try:
+            self.model = AveragedModel(model, multi_avg_fn=self._move, use_buffers=True)
+        except Exception as error:  # whatever a module's own __deepcopy__ makes of it
+            raise SignalError(
+                f"This `model` cannot be copied ({error}), so no average of its weights can be kept: `average=False`."
+            ) from error
+        self.model.eval().requires_grad_(False)
+
+    def follow(self, step: int) -> None:
+        """Move on after an optimizer step; a second call for the same step does nothing.
+
+        Args:
+            step: its number, from 1.
+        """
+        if self.model is not None and self._source is not None and step != self._step:
+            self._step = step
+            self.model.update_parameters(self._source)
+
+    def tensors(self) -> list[Tensor]:
+        """Give the averages themselves."""
+        if self.model is None:
+            return []
+        return [*self.model.module.parameters(), *self.model.module.buffers()]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give what :meth:`load_state_dict` takes: the averages by name."""
+        return {} if self.model is None else dict(self.model.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor], step: int) -> None:
+        """Go on where `state_dict` was taken, after `step` optimizer steps."""
+        if self.model is not None:
+            self.model.load_state_dict(state)
+        self._step = step
+
+    @torch.no_grad()
+    def _move(self, averages: Any, weights: Any, _: Tensor | int) -> None:
+        if averages[0].is_floating_point() or averages[0].is_complex():
+            torch._foreach_lerp_(averages, weights, share(self._step))
+        else:
+            torch._foreach_copy_(averages, weights)

@@ -1,0 +1,147 @@
+"""The average of a run's weights: its closed form, the live end, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import trimtab
+from trimtab.average import ETA, Average, share
+from trimtab.copies import Copies
+from trimtab.errors import SignalError, StateError
+
+F64 = torch.float64
+
+
+def test_weights_that_walk_straight_on_have_a_known_average() -> None:
+    """With ``w_t = t`` the average after ``t`` steps is ``(eta + 1) (t + eta + 1) / (eta + 2) - eta``."""
+    copies = Copies(torch.zeros(2, 1, dtype=F64), (), {}).averaging()
+    for step in range(1, 60):
+        old, clock = copies.average, torch.tensor([step, step])
+        assert old is not None
+        copies = Copies(torch.full((2, 1), step, dtype=F64), (), {}).following(old, clock)
+        expected = (ETA + 1) * (step + ETA + 1) / (ETA + 2) - ETA
+        torch.testing.assert_close(copies.averaged().weights, torch.full((2, 1), expected, dtype=F64))
+        assert (step,) * 2 == tuple(copies.weights[:, 0].tolist())
+
+
+def test_members_move_by_their_own_clocks() -> None:
+    """Each member's share is that of the steps that it has taken itself."""
+    old = (torch.zeros(2, 1, dtype=F64), {"count": torch.zeros(2, 1, dtype=torch.int64)})
+    count = torch.tensor([[7], [8]])
+    after = Copies(torch.ones(2, 1, dtype=F64), (), {"count": count}).following(old, torch.tensor([1, 10])).averaged()
+    assert [share(1), share(10)] == after.weights[:, 0].tolist()
+    assert torch.equal(count, after.buffers["count"])
+
+
+def network() -> nn.Module:
+    """Make a small network with batch norm."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+
+class Run:
+    """A live run whose weights are averaged."""
+
+    def __init__(self, lr: float = 1e-3, **settings: Any) -> None:
+        self.net = network()
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr)
+        self.pilot = trimtab.attach(self.optimizer, horizon=120, model=self.net, **settings)
+        self.x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1)).double()
+
+    def go(self, first: int, last: int) -> None:
+        """Take the steps after `first` up to `last`."""
+        for step in range(first, last):
+            x = self.x[step % 4 :: 4]
+            self.optimizer.zero_grad()
+            loss = (self.net(x) - x.sum(1, keepdim=True)).square().mean()
+            loss.backward()
+            self.optimizer.step()
+            self.pilot.step(loss)
+            self.pilot.step(loss)  # calls without an optimizer step in between do nothing
+
+    def now(self) -> list[torch.Tensor]:
+        """Copy the network's parameters and buffers."""
+        return [tensor.detach().clone() for tensor in (*self.net.parameters(), *self.net.buffers())]
+
+    def averages(self) -> list[torch.Tensor]:
+        """Copy their averages."""
+        assert self.pilot.average is not None
+        module = self.pilot.average.module
+        return [tensor.detach().clone() for tensor in (*module.parameters(), *module.buffers())]
+
+
+def test_a_live_run_keeps_the_average_of_all_weights_so_far() -> None:
+    """It is the recursion's, buffers included; the network itself trains as it would without."""
+    run, plain, mean = Run(controller="constant", average=True), Run(controller="constant"), None
+    for step in range(1, 61):
+        run.go(step - 1, step)
+        plain.go(step - 1, step)
+        now = run.now()
+        assert all(map(torch.equal, now, plain.now()))
+        mean = (
+            now
+            if mean is None
+            else [a + share(step) * (w - a) if w.is_floating_point() else w for a, w in zip(mean, now, strict=True)]
+        )
+    for one, other in zip(run.averages(), mean or [], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+    average = run.pilot.average
+    assert average is not None
+    assert not average.training
+    assert not any(p.requires_grad for p in average.parameters())
+    assert average(run.x).shape == (64, 1)
+    assert plain.pilot.average is None
+
+
+def test_a_spike_is_taken_back_from_the_average_too() -> None:
+    """Weights that the guard went back from leave no trace in it."""
+    run = Run(lr=1e3, controller="trimtab-v6", average=True)
+    run.go(0, 120)
+    assert run.pilot.trace.restores > 0
+    assert all(bool(tensor.isfinite().all()) for tensor in run.averages())
+    average = run.pilot.average
+    assert average is not None
+    loss = float((average(run.x) - run.x.sum(1, keepdim=True)).square().mean())
+    assert loss < float(run.x.sum(1).square().mean())
+
+
+def test_a_run_goes_on_bit_for_bit_with_its_average() -> None:
+    """State of pilot, model and optimizer are all that is needed; an older state, without averages, is read as well."""
+    whole = Run(lr=0.5, controller="trimtab-v6", average=True)
+    whole.go(0, 55)
+    states = copy.deepcopy((whole.net.state_dict(), whole.optimizer.state_dict(), whole.pilot.state_dict()))
+    whole.go(55, 100)
+    half = Run(controller="trimtab-v6", average=True)
+    half.net.load_state_dict(states[0])
+    half.optimizer.load_state_dict(states[1])
+    half.pilot.load_state_dict(states[2])
+    half.go(55, 100)
+    assert all(map(torch.equal, whole.averages(), half.averages()))
+    plain = Run(controller="trimtab-v6")
+    old = plain.pilot.state_dict()
+    del old["average"]
+    plain.pilot.load_state_dict(old)
+    with pytest.raises(StateError, match="average must have"):
+        Run(controller="trimtab-v6", average=True).pilot.load_state_dict(old)
+
+
+def test_what_cannot_be_averaged_is_refused() -> None:
+    """Without a model, or with one that cannot be copied, there is a way out in the error."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(SignalError, match=r"`average=True`\): give `model=`, or `average=False`"):
+        trimtab.attach(optimizer, "constant", average=True)
+    taught = trimtab.controllers.Policy.for_panel(trimtab.Panel.of(["lr"]), 4, average=True)
+    with pytest.raises(SignalError, match="'policy' was taught for it"):
+        trimtab.attach(optimizer, taught)
+    net.own = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(SignalError, match=r"cannot be copied .*`average=False`"):
+        Average(net)
+    pilot = trimtab.attach(optimizer, taught, average=False)
+    assert pilot.average is None
