@@ -55,12 +55,12 @@ class Average:
         if model is None:
             return
         try:
-            self.model = AveragedModel(model, multi_avg_fn=self._move, use_buffers=True)
-        except Exception as error:  # whatever a module's own __deepcopy__ makes of it
+            self.model = AveragedModel(model, multi_avg_fn=self._move, use_buffers=True).requires_grad_(False)
+        except Exception as error:  # whatever a module's own __deepcopy__ makes of it, or a lazy parameter
             raise SignalError(
-                f"This `model` cannot be copied ({error}), so no average of its weights can be kept: `average=False`."
+                f"This `model` cannot be copied yet ({error}), so no average of its weights is kept: `average=False`."
             ) from error
-        self.model.eval().requires_grad_(False)
+        self.model.eval()
 
     def follow(self, step: int) -> None:
         """Move on after an optimizer step; a second call for the same step does nothing.
