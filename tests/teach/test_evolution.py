@@ -159,7 +159,7 @@ def test_a_state_of_another_policy_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"pairs": 1}, {"tasks": 0}, {"sigma": 0.0}, {"rate": -1.0}, {"generations": 0}, {"decay": -0.1}]
+    "setting", [{"pairs": 1}, {"tasks": 0}, {"sigma": 0.0}, {"rate": -1.0}, {"generations": -1}, {"decay": -0.1}]
 )
 def test_what_does_not_hold_is_told(setting: dict) -> None:
     """A setting out of range is refused."""

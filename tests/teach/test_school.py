@@ -18,6 +18,7 @@ from trimtab.bench.machine import Provenance
 from trimtab.bench.run import Cell, run_cell
 from trimtab.cli import main
 from trimtab.controllers import Policy
+from trimtab.controllers.cards import card as shipped
 from trimtab.errors import StateError, TaskError, TraceError
 from trimtab.knobs import Panel
 from trimtab.teach import School, read_course
@@ -89,6 +90,18 @@ def test_a_stopped_teaching_goes_on_bit_for_bit(tmp_path: Path) -> None:
         del tables["policy"][key]
     torch.save(older | {"course": json.dumps(tables)}, tmp_path / "parts/state.pt")
     assert torch.equal(School(made, tmp_path / "parts").state.ascent.mean, whole.state.ascent.mean)
+
+
+def test_a_course_of_no_generations_makes_a_card_of_its_beginning(tmp_path: Path) -> None:
+    """Nothing is taught: weights are to the bit those of the start, form and page those of the course."""
+    text = TINY.replace(
+        "hidden = 4", 'hidden = 24\nprior = "constant"\naverage = true\nstart = "trimtab-v6"\ncalm = 0.6'
+    )
+    path = School(read_course(course(tmp_path, text.replace("generations = 4", "generations = 0"))), tmp_path).teach()
+    made, begun = Policy.load(path), shipped("trimtab-v6")
+    assert all(map(torch.equal, made.parameters(), begun.parameters()))
+    assert {**begun.spec, "prior": "constant", "average": True, "reach": 1.0} == made.spec
+    assert "0 of 0 generations done" in path.with_suffix(".md").read_text()
 
 
 def test_a_cards_limits_are_those_of_its_lessons(tmp_path: Path) -> None:

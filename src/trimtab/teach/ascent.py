@@ -117,16 +117,16 @@ def check(pairs: int, tasks: int, sigma: float, rate: float, generations: int, d
         tasks: of a generation.
         sigma: of a direction.
         rate: Adam's.
-        generations: in all.
+        generations: in all; of none, what a teaching begins with is examined and made a card.
         decay: of the weights.
 
     Raises:
         TaskError: one is out of range.
     """
-    counts = pairs >= 2 and tasks >= 1 and generations >= 1
+    counts = pairs >= 2 and tasks >= 1 and generations >= 0
     if not (counts and 0 < sigma < math.inf and 0 < rate < math.inf and 0 <= decay < math.inf):
         raise TaskError(
-            "A teacher needs `pairs >= 2`, `tasks >= 1`, `generations >= 1`, `sigma > 0`, `rate > 0` and "
+            "A teacher needs `pairs >= 2`, `tasks >= 1`, `generations >= 0`, `sigma > 0`, `rate > 0` and "
             f"`decay >= 0`, got pairs={pairs}, tasks={tasks}, generations={generations}, sigma={sigma}, rate={rate}, "
             f"decay={decay}."
         )
