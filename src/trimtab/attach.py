@@ -65,8 +65,9 @@ def attach(
     Args:
         optimizer: the raw ``torch.optim`` optimizer, not a wrapper around it.
         controller: one, or the name of one (:func:`trimtab.controllers.controller_named`) or of a shipped card; None:
-            the shipped card for these knobs and sites; where there is none, an untaught policy, which follows its
-            prior schedule (constant for half the horizon, then linear to 2 %) and leaves the rest to the guard.
+            the shipped card for these knobs, sites and `average`; where there is none, an untaught policy, which
+            follows its prior schedule (constant for half the horizon, then linear to 2 %) and leaves the rest to the
+            guard.
         knobs: what may be turned: names, :class:`trimtab.Knob` records, or "default" for what is usual for the
             optimizer's class, as far as it is above 0 (:func:`default_knobs`); None: what a taught controller was
             taught on, the learning rate for any other.
@@ -122,7 +123,7 @@ def attach(
     if mode == "observe":
         chosen = Constant()
     elif chosen is None:
-        chosen = _usual(panel, len(members))
+        chosen = _usual(panel, len(members), bool(average))
     mean = _average(model, chosen, "average" in chosen.needs if average is None else average)
     needs = {"val_loss": validate, "val_hypergrad": validation_loss, "loss_fn": loss_fn}
     held_out = validation_loss or cast("Callable[[], Tensor] | None", validate)
@@ -166,9 +167,9 @@ def _average(model: nn.Module | None, controller: Controller, is_kept: bool) -> 
     return Average(model if is_kept else None)
 
 
-def _usual(panel: Panel, sites: int) -> Controller:
+def _usual(panel: Panel, sites: int, is_averaged: bool) -> Controller:
     """Give the shipped card for these knobs and sites; where there is none, an untaught policy."""
-    name = fitting(panel.names, sites)
+    name = fitting(panel.names, sites, is_averaged=is_averaged)
     if name is not None:
         return card(name)
     _tell_once(", ".join(panel.names))

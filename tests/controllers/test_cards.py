@@ -30,8 +30,9 @@ def test_a_shipped_card_is_a_controller_by_name(name):
 
 
 def test_the_card_for_knobs():
-    """The learning rate alone has a card, for several sites another, and with momentum and weight decay a third."""
+    """The learning rate alone has a card, for several sites and for averaged runs others, three knobs have one."""
     assert fitting(("lr",), 1) == "trimtab-v6"
+    assert fitting(("lr",), 1, is_averaged=True) == "trimtab-average-v1"
     assert fitting(("lr",), 3) == "trimtab-layer-v1"
     assert fitting(("lr", "beta1", "weight_decay"), 1) == "trimtab-joint-v2"
     assert fitting(("beta2",), 1) is None

@@ -16,6 +16,7 @@ from trimtab.errors import TaskError
 
 FOLDER = Path(__file__).parent
 DEFAULT, LAYERS, JOINT = "trimtab-v6", "trimtab-layer-v1", "trimtab-joint-v2"  # by what there is to turn
+AVERAGED = "trimtab-average-v1"  # as DEFAULT, for runs that are read at an average of their weights
 
 
 @cache
@@ -58,17 +59,19 @@ def page(name: str) -> str:
     return (FOLDER / f"{_known(name)}.md").read_text()
 
 
-def fitting(knobs: Sequence[str], sites: int) -> str | None:
+def fitting(knobs: Sequence[str], sites: int, *, is_averaged: bool = False) -> str | None:
     """Name the shipped card for these knobs.
 
     Args:
         knobs: their names, in order; ``beta1`` and ``momentum`` stand for one another.
         sites: how many there are; several ask for a card that was taught layer by layer.
+        is_averaged: whether an average of the weights is kept; one for it is there for the rate of the whole run.
 
     Returns:
         The card's name, or None where none was taught on these knobs.
     """
-    known = {("lr",): LAYERS if sites > 1 else DEFAULT, ("lr", "momentum", "weight_decay"): JOINT}
+    usual = AVERAGED if is_averaged else DEFAULT
+    known = {("lr",): LAYERS if sites > 1 else usual, ("lr", "momentum", "weight_decay"): JOINT}
     return known.get(tuple(roles(knobs)))
 
 
