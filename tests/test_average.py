@@ -14,6 +14,8 @@ import trimtab
 from trimtab.average import ETA, Average, share
 from trimtab.copies import Copies
 from trimtab.errors import SignalError, StateError
+from trimtab.guard import EXPLODED, OVER_FIT, Verdict
+from trimtab.snapshot import Snapshot
 
 F64 = torch.float64
 
@@ -43,6 +45,12 @@ def network() -> nn.Module:
     """Make a small network with batch norm."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+
+def verdict(reason: int) -> Verdict:
+    """Make one of a run of one member that goes back."""
+    no, yes = torch.tensor([False]), torch.tensor([True])
+    return Verdict(no, yes, torch.tensor([0.5]), torch.tensor([reason]), no)
 
 
 class Run:
@@ -109,6 +117,21 @@ def test_a_spike_is_taken_back_from_the_average_too() -> None:
     assert average is not None
     loss = float((average(run.x) - run.x.sum(1, keepdim=True)).square().mean())
     assert loss < float(run.x.sum(1).square().mean())
+
+
+def test_over_fitting_goes_back_to_the_snapshots_average() -> None:
+    """What was validated is the average: weights and buffers begin anew there; after another failure they do not."""
+    run = Run(controller="constant", average=True, guard=False)
+    snapshot = Snapshot(run.optimizer, run.net, run.pilot._average)
+    run.go(0, 10)
+    assert snapshot.begins()
+    before, average = run.now(), run.averages()
+    for reason, expected in ((EXPLODED, before), (OVER_FIT, average)):
+        run.go(10, 20)
+        snapshot.obey(verdict(reason))
+        assert all(map(torch.equal, expected, run.now()))
+        assert all(map(torch.equal, average, run.averages()))
+    assert not all(map(torch.equal, before, average))
 
 
 def test_a_run_goes_on_bit_for_bit_with_its_average() -> None:

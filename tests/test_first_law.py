@@ -395,10 +395,13 @@ def test_validation_steers_alike() -> None:
     assert float(live.values[-1]) < 0.5 * float(live.values[0])
 
 
-def test_over_fitting_is_taken_back_alike() -> None:
-    """Where few examples are learned by heart, both ends go back at the same readings."""
+@pytest.mark.parametrize("is_averaged", [False, True])
+def test_over_fitting_is_taken_back_alike(is_averaged: bool) -> None:
+    """Where few examples are learned by heart, both ends go back at the same readings, to an average if one is kept."""
     course = made("adam", "constant", "digits-mlp-v1", "run", validate_every=10, guard=Guard(rise=0.0))
     course.task, course.start["lr"] = Few(), 0.01
+    if is_averaged:
+        course.controller = Policy.for_panel(course.panel, 4, prior="constant", average=True)
     simulated, live = assert_law(course)
     found = [decision.verdict.reason[LIVE] for decision in simulated.decisions]
     assert OVER_FIT in found

@@ -72,6 +72,14 @@ class Average:
             self._step = step
             self.model.update_parameters(self._source)
 
+    @torch.no_grad()
+    def put(self) -> None:
+        """Set the network itself to its average, in place."""
+        if self.model is not None and self._source is not None:
+            own = (*self._source.parameters(), *self._source.buffers())
+            for tensor, average in zip(own, self.tensors(), strict=True):
+                tensor.copy_(average)
+
     def tensors(self) -> list[Tensor]:
         """Give the averages themselves."""
         if self.model is None:

@@ -53,7 +53,7 @@ class Copies:
         return replace(self, average=(_moved(average[0], self.weights, shares), buffers))
 
     def averaged(self) -> Copies:
-        """Give the members as they are to be read: at their averages, where they are kept."""
+        """Give the members as they are to be read, or to go on from: at their averages, where they are kept."""
         return self if self.average is None else replace(self, weights=self.average[0], buffers=self.average[1])
 
 

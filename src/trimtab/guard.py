@@ -90,7 +90,7 @@ class Guard:
     than `longest` steps, or `spacing` of the steps so far, none but at a validation, so that a snapshot's loss is its
     own. Where the validation loss is so twice in a row beyond ``kept + 2 rises + rise max(|kept|, 10 % of the way
     made)``, with `rises` a moving mean of what it rises from one validation to the next, the run goes back to the
-    snapshot at half its rate.
+    snapshot (to its average, where one is kept) at half its rate.
 
     Args:
         margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.

@@ -18,7 +18,7 @@ from torch import Tensor
 from trimtab.controller import Controller, State
 from trimtab.copies import Copies
 from trimtab.errors import KnobError, OrderError
-from trimtab.guard import Guard
+from trimtab.guard import OVER_FIT, Guard
 from trimtab.helm import Decision, Helm, HelmState, is_restored
 from trimtab.passage import Leg, Passage, Pause
 from trimtab.signals import EARLY, Signals
@@ -184,6 +184,7 @@ class Voyage:
         decision, state = self.helm.turn(pause.seen, move, {"memory": pause.memory, "mind": mind}, passage.state)
         if is_restored(decision) and decision.verdict is not None:
             copies = plant.select(decision.verdict.restore, kept, copies)
+            copies = plant.select(decision.verdict.reason == OVER_FIT, copies.averaged(), copies)
             look = plant.forget(decision.verdict.restore, copies, look)
         if decision.verdict is not None and bool(decision.verdict.keep.any()):
             kept = plant.select(decision.verdict.keep, pause.before, kept)

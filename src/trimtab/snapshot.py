@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trimtab.average import Average
 from trimtab.checkpoint import copied
 from trimtab.errors import StateError
-from trimtab.guard import Verdict
+from trimtab.guard import OVER_FIT, Verdict
 from trimtab.ranks import is_sharded
 
 State = dict[str, Any]
@@ -59,9 +59,14 @@ class Snapshot:
             self.kept, self._held = self._held, None
 
     def obey(self, verdict: Verdict) -> None:
-        """Do as the guard says of a run of one member: go back, keep what is held, or neither."""
+        """Do as the guard says of a run of one member: go back, keep what is held, or neither.
+
+        Where the run over-fitted and an average is kept, it goes back to the snapshot's average: that was validated.
+        """
         if bool(verdict.restore):
             self.restore()
+            if int(verdict.reason) == OVER_FIT:
+                self._average.put()
         if bool(verdict.keep):
             self.keep()
         self.drop()
