@@ -39,7 +39,7 @@ class Average:
     """Keeps the average of a live model, which torch's ``AveragedModel`` holds.
 
     Args:
-        model: the network in training; it is copied, and never written to. None: no average is kept.
+        model: the network in training; it is copied, and `put` alone writes to it. None: no average is kept.
 
     Attributes:
         model: the averages of its parameters and of its buffers (of one that counts, the last), in evaluation mode and

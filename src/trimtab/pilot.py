@@ -83,7 +83,7 @@ class Pilot(LRScheduler):
     def step(  # type: ignore[override]
         self, loss: Tensor | float | None = None, epoch: int | None = None, *, batch: Any = None
     ) -> None:
-        """Take the step's loss and, at a reading, decide; called after each ``optimizer.step()``, else it does nothing.
+        """Take the step's loss and, at a reading, decide; once after each ``optimizer.step()``, more calls do nothing.
 
         Args:
             loss: the training loss of this step, a number or a tensor of one element (not synchronised); None where
