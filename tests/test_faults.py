@@ -471,7 +471,7 @@ def test_a_state_that_does_not_belong_is_refused_and_changes_nothing() -> None:
         (mine | {"snapshot": mine["snapshot"] | {"params": []}}, "was taken of another model"),
         (
             mine | {"snapshot": {"params": mine["snapshot"]["params"]}},
-            "snapshot must have params, slots, groups, buffers, got params",
+            "snapshot must have params, slots, groups, buffers, average, got average, params",
         ),
     ]
     for state, words in cases:

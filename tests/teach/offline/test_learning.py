@@ -35,6 +35,7 @@ def genome(wide: int, hidden: int = 16, **changes: Any) -> Genome:
         reach=1.0,
         leap=1.0,
         calm=0.0,
+        average=False,
     )
     return Genome(Spec(**(spec | changes)))
 

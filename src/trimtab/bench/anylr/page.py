@@ -165,7 +165,7 @@ def schedules(rows: Sequence[Row]) -> str:
         ]
         where = task if len(cards) == 1 else f"{name.removeprefix('trimtab-')}, {task}"
         drawn.append(Panel(where, "% of the run", "learning rate", lines, is_log_y=True, y_range=(1e-6, 10.0)))
-    columns = len(cards) if len(cards) > 1 else 3
+    columns = min(len(cards), 4) if len(cards) > 1 else 3  # more would be too narrow to read
     return grid(drawn, columns=columns, title="Learning rates that the cards used") if drawn else ""
 
 
