@@ -97,7 +97,7 @@ class Snapshot:
         Raises:
             StateError: its parameters, slots or buffers are not as many, or of other shapes.
         """
-        kept = {"average": [], **kept}  # older ones do not name it
+        kept = kept | {"average": kept.get("average", [])}  # older ones do not name it
         if kept.keys() != set(PARTS):
             raise StateError(f"A snapshot must have {', '.join(PARTS)}, got {', '.join(sorted(map(str, kept)))}.")
         buffers = [] if self._model is None else list(self._model.buffers())
@@ -118,7 +118,7 @@ class Snapshot:
 
     def load(self, kept: State | None) -> None:
         """Take a snapshot from a checkpoint; None: the next step begins with a new one."""
-        self._held, self.kept = None, None if kept is None else {"average": [], **kept}
+        self._held, self.kept = None, None if kept is None else kept | {"average": kept.get("average", [])}
 
     @torch.no_grad()
     def restore(self) -> None:
