@@ -11,10 +11,12 @@ holds one decision. Reported:
   slots; ``snapshot_bytes_share``: the guard's snapshot, the same; ``average_bytes_share``: that of an average of the
   weights (``--average``), without the snapshot's copy of it.
 
-The run is long enough (warm-up turns first) that snapshots lie as far apart as they do after ~1,000 steps.
+The run is long enough (warm-up turns first) that snapshots, and an average's moves, lie as far apart as they do after
+``--at`` steps. Labels change from step to step, so that neither copy learns its batch by heart: gradients that vanish
+are numbers that a processor is slow with.
 
     python benchmarks/overhead.py [--models mlp transformer cnn growth] [--turns 12] [--device cpu] [--results FILE]
-        [--controller cosine] [--every 10] [--average] [--builds 1]
+        [--controller cosine] [--every 10] [--average] [--builds 1] [--at 1000]
 
 Two builds of the very same run differ by one to two per cent in their median step, by where their tensors lie; so a
 figure of a small net wants several builds.
@@ -23,6 +25,7 @@ figure of a small net wants several builds.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -37,6 +40,7 @@ import trimtab
 from trimtab.pilot import Pilot
 
 CHOSEN: dict[str, Any] = {"controller": "cosine", "every": 10, "average": False}
+AT = {"steps": 1000}
 Step = Callable[[], Tensor]
 
 
@@ -50,8 +54,10 @@ def main() -> None:
     parser.add_argument("--controller", default="cosine", help="a name that `attach` takes")
     parser.add_argument("--every", type=int, default=CHOSEN["every"], help="steps between decisions")
     parser.add_argument("--average", action="store_true", help="keep an average of the weights")
+    parser.add_argument("--at", type=int, default=AT["steps"], help="steps that the run seems to have taken")
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
+    AT["steps"] = args.at
     CHOSEN.update(controller=args.controller, every=args.every, average=args.average)
     torch.set_num_threads(1)
     for name in args.models:
@@ -63,7 +69,8 @@ def main() -> None:
         for row in rows:
             print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
             if args.results is not None:
-                append(args.results, facts() | {"benchmark": "overhead", "device": args.device, **CHOSEN} | row)
+                how = {"benchmark": "overhead", "device": args.device, **CHOSEN, "at": args.at}
+                append(args.results, facts() | how | row)
 
 
 def middle(name: str, kind: str, turns: int, device: str, builds: int) -> dict[str, Any]:
@@ -137,9 +144,10 @@ def build(name: str, kind: str, device: str, *, piloted: bool = False) -> tuple[
     options: dict[str, Any] = {"fused": True} if kind == "fused" else {"foreach": True}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, **options)
     pilot = trimtab.attach(optimizer, horizon=100_000, model=model, **CHOSEN) if piloted else None
+    labels = itertools.cycle([y[torch.randperm(len(y))] for _ in range(64)])
 
     def step() -> Tensor:
-        loss = nn.functional.cross_entropy(model(x), y)
+        loss = nn.functional.cross_entropy(model(x), next(labels))
         loss.backward()
         optimizer.step()
         if pilot is not None:
@@ -182,10 +190,10 @@ def instrument(pilot: Pilot) -> list[float]:
 
 
 def pretend_long(pilot: Pilot) -> None:
-    """Put the step counter at 1,000, where snapshots lie an eighth of that apart, and the last one just before."""
+    """Put the step counter at `AT`, where snapshots lie an eighth of that apart, and the last one just before."""
     state = pilot.state_dict()
-    state["step"] = state["answered"] = 1000
-    state["helm"]["guard"]["kept_at"].fill_(1000)
+    state["step"] = state["answered"] = AT["steps"]
+    state["helm"]["guard"]["kept_at"].fill_(AT["steps"])
     pilot.load_state_dict(state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import trimtab
-from trimtab.average import ETA, Average, share
+from trimtab.average import ETA, SAMPLES, Average, share, stride
 from trimtab.copies import Copies
 from trimtab.errors import SignalError, StateError
 from trimtab.guard import EXPLODED, OVER_FIT, Verdict
@@ -37,8 +38,43 @@ def test_members_move_by_their_own_clocks() -> None:
     old = (torch.zeros(2, 1, dtype=F64), {"count": torch.zeros(2, 1, dtype=torch.int64)})
     count = torch.tensor([[7], [8]])
     after = Copies(torch.ones(2, 1, dtype=F64), (), {"count": count}).following(old, torch.tensor([1, 10])).averaged()
-    assert [share(1), share(10)] == after.weights[:, 0].tolist()
+    assert [share(1, 0), share(10, 9)] == after.weights[:, 0].tolist()
     assert torch.equal(count, after.buffers["count"])
+
+
+def test_long_runs_are_looked_at_with_growing_strides() -> None:
+    """Each look counts as all steps since the last would, had they its weights; live and in the plant, also resumed."""
+    net, mean, weights = nn.Linear(1, 1, bias=False).double(), 0.0, []
+    live, copies = Average(net), Copies(torch.zeros(2, 1, dtype=F64), (), {}).averaging()
+    looks = [0]
+    for step in range(1, 4 * SAMPLES + 50):
+        weights.append(math.sin(0.01 * step))
+        nn.init.constant_(net.weight, weights[-1])
+        live.follow(step)
+        old, clock = copies.average, torch.tensor([step, max(1, step - SAMPLES)])
+        assert old is not None
+        copies = Copies(torch.full((2, 1), weights[-1], dtype=F64), (), {}).following(old, clock)
+        if step - looks[-1] == stride(step):
+            for i in range(looks[-1] + 1, step + 1):
+                mean += (ETA + 1) / (i + ETA) * (weights[-1] - mean)
+            looks.append(step)
+        found = [float(live.tensors()[0].detach()), float(copies.averaged().weights[0])]
+        assert found == pytest.approx([mean, mean], abs=1e-12)
+        if step % 700 == 0:  # one that goes on from here looks at the same steps
+            state, live = live.state_dict(), Average(net)
+            live.load_state_dict(state, step)
+    assert looks[2 * SAMPLES :] == [*range(2 * SAMPLES, 4 * SAMPLES + 1, 2), *range(4 * SAMPLES + 4, looks[-1] + 1, 4)]
+    assert stride(torch.arange(1, 9000)).tolist() == [stride(step) for step in range(1, 9000)]
+
+
+def test_a_run_that_is_seldom_stepped_has_an_average_all_the_same() -> None:
+    """Steps that nobody told of count with those that somebody did."""
+    net = nn.Linear(1, 1)
+    live = Average(net)
+    for step in range(3, 3000, 7):
+        nn.init.constant_(net.weight, step)
+        live.follow(step)
+    assert float(live.tensors()[0].detach()) == pytest.approx(0.9 * 3000, rel=0.01)
 
 
 def network() -> nn.Module:
@@ -90,12 +126,12 @@ def test_a_live_run_keeps_the_average_of_all_weights_so_far() -> None:
     for step in range(1, 61):
         run.go(step - 1, step)
         plain.go(step - 1, step)
-        now = run.now()
+        now, part = run.now(), share(step, step - 1)
         assert all(map(torch.equal, now, plain.now()))
         mean = (
             now
             if mean is None
-            else [a + share(step) * (w - a) if w.is_floating_point() else w for a, w in zip(mean, now, strict=True)]
+            else [a + part * (w - a) if w.is_floating_point() else w for a, w in zip(mean, now, strict=True)]
         )
     for one, other in zip(run.averages(), mean or [], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-14)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trimtab.average import share
+from trimtab.average import share, stride
 
 if TYPE_CHECKING:
     from trimtab.rules import Slots
@@ -39,7 +39,7 @@ class Copies:
         return replace(self, average=(self.weights, self.buffers))
 
     def following(self, average: tuple[Tensor, dict[str, Tensor]], clock: Tensor) -> Copies:
-        """Give the members after a step, their average moved on.
+        """Give the members after a step, their average moved on where it is time.
 
         Args:
             average: as it was before the step.
@@ -48,7 +48,11 @@ class Copies:
         Returns:
             Them; of a buffer that counts, the last one.
         """
-        shares = share(clock.double()).to(self.weights.device)
+        apart = stride(clock)
+        is_due = clock % apart == 0
+        if not bool(is_due.any()):
+            return replace(self, average=average)
+        shares = torch.where(is_due, share(clock.double(), clock - apart), 0.0).to(self.weights.device)
         buffers = {name: _moved(average[1][name], buffer, shares) for name, buffer in self.buffers.items()}
         return replace(self, average=(_moved(average[0], self.weights, shares), buffers))
 
@@ -58,10 +62,11 @@ class Copies:
 
 
 def _moved(old: Tensor, new: Tensor, shares: Tensor) -> Tensor:
-    """Move ``[B, ...]`` towards another by ``[B]`` shares; what is whole numbers takes the other's."""
+    """Move ``[B, ...]`` towards another by ``[B]`` shares, 0 not at all; what is whole numbers takes the other's."""
+    shares = shares.reshape(-1, *([1] * (new.dim() - 1)))
     if not new.is_floating_point():
-        return new
-    return torch.lerp(old, new, shares.to(new.dtype).reshape(-1, *([1] * (new.dim() - 1))))
+        return torch.where(shares > 0, new, old)
+    return torch.where(shares > 0, torch.lerp(old, new, shares.to(new.dtype)), old)
 
 
 @dataclass(frozen=True)
