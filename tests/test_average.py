@@ -15,7 +15,8 @@ import trimtab
 from trimtab.average import ETA, SAMPLES, Average, share, stride
 from trimtab.copies import Copies
 from trimtab.errors import SignalError, StateError
-from trimtab.guard import EXPLODED, OVER_FIT, Verdict
+from trimtab.guard import Verdict
+from trimtab.judgement import EXPLODED, OVER_FIT
 from trimtab.snapshot import Snapshot
 
 F64 = torch.float64

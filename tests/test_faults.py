@@ -20,7 +20,7 @@ from torch import nn
 
 import trimtab
 from trimtab.errors import StateError
-from trimtab.guard import GLITCHES, REASONS, UNSOUND
+from trimtab.judgement import GLITCHES, REASONS, UNSOUND
 from trimtab.stream import Stream
 from trimtab.task import Batch
 from trimtab.tasks.digits_mlp import DigitsMLP

@@ -22,8 +22,9 @@ from trimtab.attach import attach
 from trimtab.controller import Controller
 from trimtab.controllers import CATALOGUE as CONTROLLERS
 from trimtab.controllers import KnobDescent, Plateau, Policy, Random
-from trimtab.guard import OVER_FIT, Guard
+from trimtab.guard import Guard
 from trimtab.hypergrad import estimator_of
+from trimtab.judgement import OVER_FIT
 from trimtab.knobs import Panel
 from trimtab.plant import Plant
 from trimtab.rollout import Rollout, rollout

@@ -16,8 +16,8 @@ import pytest
 FLOORS = (
     "errors later",
     "knobs signals level average sites datasets ranks whole workers",
-    "controller rules task probe features guard linkage loop columns layout loss_knob",
-    "copies checkpoint",
+    "controller rules task probe features judgement linkage loop columns layout loss_knob",
+    "copies checkpoint guard",
     "hypergrad",
     "helm stream snapshot controllers tasks charts templates compiled",
     "gauge plant trace reasons passage wheel heat",

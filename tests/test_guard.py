@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.guard import BELIEVED, EXPLODED, FINE, HARMED, NOT_FINITE, OVER_FIT, TRIAL, UNSOUND, Guard, Verdict
+from trimtab.guard import Guard, Verdict
+from trimtab.judgement import BELIEVED, EXPLODED, FINE, HARMED, NOT_FINITE, OVER_FIT, TRIAL, UNSOUND
 from trimtab.signals import Signals, is_reading
 
 F64 = torch.float64

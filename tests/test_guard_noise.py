@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.test_guard import EARLY_READINGS, FALLING, T, judged, noise
-from trimtab.guard import HARMED, OVER_FIT
+from trimtab.judgement import HARMED, OVER_FIT
 
 RUNS, STEPS = 256, 30
 

@@ -20,24 +20,12 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.level import Bounds, Memory, bounds, followed, none_yet
+from trimtab.judgement import HARMED, TRIAL, Case, is_seen, judge, read
+from trimtab.level import Memory, followed, none_yet
 from trimtab.signals import Signals
 
-FINE, NOT_FINITE, EXPLODED, OVER_FIT, HARMED, UNSOUND = 0, 1, 2, 3, 4, 5
-GLITCHES = 3  # bad batches in a row that are believed to be such
-TRIAL, HARM = 7, 0.2  # up to this step only the first state is kept; a loss risen by this share of the first is harm
-REASONS = (
-    "",
-    "the loss or the gradient is not finite",
-    "the loss exploded",
-    "the model over-fits",
-    "the first steps did harm",
-    "the snapshot's own loss is as high",
-)
-RISES, LATER = 0.2, 0.5  # the gain of the mean rise between two validations, and the cut of a rate that over-fitted
-IN_A_ROW = 2  # validations that must be far too high: one of them may be chance
+LATER = 0.5  # the cut of a rate that over-fitted
 DUE = ("kept_at", "val_at", "val_apart", "failures", "gave_up")  # what of the memory tells when a snapshot is due
-BELIEVED = 3  # batches on which a snapshot must itself be too high, in a row: then no rate is to blame
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,7 @@ class Verdict:
         restore: ``[B]`` bool, go back to the snapshot.
         cut: ``[B]`` factor in (0, 1] on the snapshot's learning rate, where restored; the helm takes the controller's
             own rate instead where the first steps did harm and, but where the snapshot is unsound, where that is lower.
-        reason: ``[B]`` int64, index into :data:`REASONS`.
+        reason: ``[B]`` int64, index into :data:`trimtab.judgement.REASONS`.
         gave_up: ``[B]`` bool, the tries are used up: the snapshot is the result, the rate stays at its lowest.
     """
 
@@ -69,7 +57,7 @@ class Guard:
     mean and `noise` a moving mean deviation. All terms scale with the loss; none needs it to be positive.
 
     Something not finite that came out of nothing, no loss before it having risen, is taken for a bad batch: the
-    snapshot is restored and the rate left alone, up to :data:`GLITCHES` times without three good readings in between.
+    snapshot is restored and the rate left alone, up to ``GLITCHES`` times without three good readings in between.
     Any other failure cuts the rate, each try further.
 
     Up to step 10 there is little to lose and much to learn: the untouched network's loss is a bound that only too high
@@ -77,12 +65,12 @@ class Guard:
     (:data:`trimtab.level.EARLY_MARGIN`), and a failure beyond the usual law cuts twice.
 
     The first seven of them are a trial: no state but the first is kept, so that failures go back to the untouched
-    weights. Where a mean of losses in them was above the first loss by a fifth (:data:`HARM`), short of a failure, the
+    weights. Where a mean of losses in them was above the first loss by a fifth (``HARM``), short of a failure, the
     run goes back too, once, at the rate that the controller has come to by then: a net that one far too large step has
     thrown about does not recover what it loses.
 
     The first loss after going back is the snapshot's own, on a batch that did not choose it. Where that is beyond the
-    bound three times in a row (:data:`BELIEVED`), a smaller rate cannot help: a lucky batch let a spoilt state pass, or
+    bound three times in a row (``BELIEVED``), a smaller rate cannot help: a lucky batch let a spoilt state pass, or
     the data has changed. The run then goes on from there at the first cut alone, and its level is taken anew.
 
     A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
@@ -183,116 +171,54 @@ class Guard:
             the snapshot's own where the run over-fitted or the first steps did harm (noise is not forgotten), or this
             reading's where the snapshot is unsound.
         """
-        losses = signals.losses.to(torch.float64)
-        mean, bound = losses.mean(1), bounds(memory, self.margin, signals.step)
-        sane = ((signals.grad_sq + signals.weight_sq) < math.inf).all(1)
-        finite = sane & (losses.abs() != math.inf).all(1)  # a NaN loss at sane weights is one that was not told
-        reason = ((mean > bound.now) * EXPLODED).masked_fill(~finite, NOT_FINITE)  # fine while there is no level yet
-        wrong, due, seen = reason != FINE, self.is_due(signals.step.double(), memory), self._is_seen(signals)
+        losses, seen = read(signals, memory, self.margin), is_seen(signals, self.rise)
+        due, wrong = self.is_due(signals.step.double(), memory), losses.reason > 0
         if not bool((due | seen | wrong | (signals.step <= TRIAL) | memory["gave_up"]).any()):
             # nothing to judge, as at most readings of one run: what follows would change nothing, at twice the cost
-            verdict = Verdict(due, due, torch.ones_like(mean), reason, memory["gave_up"])
-            return verdict, {**memory, **followed(mean, memory, wrong), "good": memory["good"] + 1}
-        is_calm, is_wild, is_up, is_own = _about(losses, mean, bound, finite, memory)
-        unsound = (memory["unsound"] + 1) * (is_own & wrong)
-        settles = (unsound >= BELIEVED) & ~memory["gave_up"]
-        level = torch.where(settles[:, None], none_yet(len(mean)).to(mean), memory["means"])
-        new = followed(mean, memory | {"means": level}, wrong & ~settles & ~memory["gave_up"])
-        val, rises, over, is_worse, over_fits = self._held_out(signals, new["means"], memory)
-        is_trial = (reason == FINE) & (signals.step <= TRIAL)
-        worst = torch.where(is_trial, torch.fmax(memory["worst"], mean), memory["worst"])
-        is_harmed = (signals.step == TRIAL) & (worst > memory["first"] + HARM * memory["first"].abs())
-        reason = torch.where((reason == FINE) & over_fits, OVER_FIT, reason.masked_fill(settles, UNSOUND))
-        reason = torch.where((reason == FINE) & is_harmed, HARMED, reason).masked_fill(memory["gave_up"], FINE)
-        bad, back = reason != FINE, (reason == OVER_FIT) | (reason == HARMED)
-        lucky = bad & ~back & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
-        failed = (bad & ~lucky & ~settles & (reason != HARMED)).to(torch.int64)
-        tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + is_wild.to(torch.int64))
+            verdict = Verdict(due, due, torch.ones_like(losses.mean), losses.reason, memory["gave_up"])
+            return verdict, {**memory, **followed(losses.mean, memory, wrong), "good": memory["good"] + 1}
+        case = judge(losses, signals, memory, self.rise)
         # the very first state is kept whatever its loss: there is no other
-        keep = due & (~bad & ~is_worse & ~is_up | (memory["kept_at"] == 0))
-        base = torch.full_like(mean, self.cut).masked_fill(back, LATER)
-        recovered = keep & ~bad & (memory["good"] + 1 >= 3)
-        # the snapshot's own loss is not known where it was taken between two validations: the next one tells
-        own = torch.where(memory["val"].isposinf() & seen & ~memory["is_sure"], val, memory["kept_val"])
-        former = torch.cat([memory["kept_means"][:, :2], new["means"][:, 2:]], 1)
-        means = torch.where(back[:, None], former, new["means"])
-        new |= {
-            "means": means,
-            "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
-            "worst": worst,
-            "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
-            "kept_val": torch.where(keep & val.isfinite(), val, torch.fmax(own, memory["kept_val"])),
-            "val_at": torch.where(seen, signals.step, memory["val_at"]),
-            "val_apart": torch.where(seen, signals.step - memory["val_at"], memory["val_apart"]),
-            "is_sure": torch.where(keep, seen, memory["is_sure"]),
-            "rises": rises,
-            "over": over.masked_fill(back, 0),
-            "kept_at": torch.where(keep | due & is_worse, signals.step, memory["kept_at"]),
-            "good": (memory["good"] + 1).masked_fill(bad, 0),
-            "tries": tries.masked_fill(recovered | settles, 0),
-            "unsound": unsound.masked_fill(settles, 0),
-            "glitches": (memory["glitches"] + lucky).masked_fill(recovered, 0),
-            "cuts": cuts.masked_fill(keep, 0).masked_fill(settles, 1),  # a snapshot holds the rate as cut so far
-            "failures": memory["failures"] + (bad & ~back & ~settles).to(torch.int64),
-            "has_failed": (memory["has_failed"] | bad) & ~back & ~keep,  # since the snapshot was taken
-            "restores": memory["restores"] + bad.to(torch.int64),
-            "gave_up": memory["gave_up"] | (tries > self.tries),
+        keep = due & (case.is_fit | (memory["kept_at"] == 0))
+        failed = case.is_failure.to(torch.int64)
+        tries, cuts = memory["tries"] + failed, memory["cuts"] + failed * (1 + case.is_wild.to(torch.int64))
+        gave_up = memory["gave_up"] | (tries > self.tries)
+        recovered = keep & ~case.is_bad & (memory["good"] + 1 >= 3)
+        new = {
+            **_kept(case, signals, memory, keep=keep, seen=seen, due=due),
+            "tries": tries.masked_fill(recovered | case.settles, 0),
+            "glitches": (memory["glitches"] + case.is_lucky).masked_fill(recovered, 0),
+            "cuts": cuts.masked_fill(keep, 0).masked_fill(case.settles, 1),  # a snapshot holds the rate as cut so far
+            "gave_up": gave_up,
         }
-        cut = (base ** cuts.to(mean)).masked_fill(lucky | (reason == HARMED), 1.0).masked_fill(settles, self.cut)
-        return Verdict(keep, bad, cut, reason, new["gave_up"]), new
-
-    def _is_seen(self, signals: Signals) -> Tensor:
-        """Say for which members ``[B]`` a validation loss is judged at this reading."""
-        if signals.val_loss is None or self.rise is None:
-            return torch.zeros_like(signals.step, dtype=torch.bool)
-        return signals.val_loss.isfinite()
-
-    def _held_out(self, signals: Signals, means: Tensor, memory: Memory) -> tuple[Tensor, ...]:
-        """Judge a validation loss against the snapshot's.
-
-        Args:
-            signals: the reading.
-            means: ``[B, 3]`` of the training losses, this reading's among them.
-            memory: from before.
-
-        Returns:
-            ``[B]`` each: the last validation loss; its mean rise; how often in a row it was far worse at a better fit;
-            where it is worse at all, and nothing has failed since the snapshot: going back that far a second time would
-            cost more; where it was far worse often enough.
-        """
-        val, kept, rises, over = memory["val"], memory["kept_val"], memory["rises"], memory["over"]
-        never = torch.zeros_like(memory["gave_up"])
-        if signals.val_loss is None or self.rise is None:
-            return val, rises, over, never, never
-        seen, now = self._is_seen(signals), signals.val_loss.to(torch.float64)
-        up = (now - val).clamp_min(0).nan_to_num(0.0)
-        val, rises = torch.where(seen, now, val), torch.where(seen, rises + RISES * (up - rises), rises)
-        is_worse = (val > kept) & (means[:, 0] < memory["kept_means"][:, 0])
-        way = (memory["first"] - kept).clamp_min(0)
-        is_far = val > kept + 2 * rises + self.rise * torch.fmax(kept.abs(), 0.1 * way)
-        over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
-        return val, rises, over, is_worse & ~memory["has_failed"], seen & (over >= IN_A_ROW)
+        base = torch.full_like(losses.mean, self.cut).masked_fill(case.is_back, LATER)
+        cut = (base ** cuts.to(base)).masked_fill(case.is_lucky | (case.reason == HARMED), 1.0)
+        return Verdict(keep, case.is_bad, cut.masked_fill(case.settles, self.cut), case.reason, gave_up), new
 
 
-def _about(losses: Tensor, mean: Tensor, bound: Bounds, finite: Tensor, memory: Memory) -> tuple[Tensor, ...]:
-    """Say more of a reading that may have to be acted on.
-
-    Args:
-        losses: ``[B, W]``.
-        mean: ``[B]`` theirs.
-        bound: what they are held to.
-        finite: ``[B]`` bool, whose are finite.
-        memory: from before.
-
-    Returns:
-        ``[B]`` bool each: it is not finite and came out of nothing; only far too high a rate does so; the state is not
-        one to go back to; its first loss, which right after going back is the snapshot's own, is too high.
-    """
-    known = losses.abs() < math.inf
-    risen = known & (losses > bound.usual[:, None])
-    is_calm = ~finite & ~risen.any(1) & (known[:, 0] | (memory["good"] >= 3))
-    is_wild = bound.is_early & (~finite | (mean > bound.usual))
-    # far below the first loss, where the bound is wide beside the level, a spike may have begun within it
-    is_up = bound.is_low & ((mean > bound.close) | (losses[:, -1] > bound.now))
-    is_back = (memory["good"] == 0) & (memory["restores"] > 0)
-    return is_calm, is_wild, is_up, finite & is_back & (losses[:, 0] > bound.now)
+def _kept(case: Case, signals: Signals, memory: Memory, *, keep: Tensor, seen: Tensor, due: Tensor) -> Memory:
+    """Carry what is known of the run and of its snapshot past a reading; all but tries, glitches and cuts."""
+    held_out, bad, back, settles = case.held_out, case.is_bad, case.is_back, case.settles
+    val = held_out.val
+    # the snapshot's own loss is not known where it was taken between two validations: the next one tells
+    own = torch.where(memory["val"].isposinf() & seen & ~memory["is_sure"], val, memory["kept_val"])
+    former = torch.cat([memory["kept_means"][:, :2], case.level["means"][:, 2:]], 1)
+    means = torch.where(back[:, None], former, case.level["means"])
+    return case.level | {
+        "means": means,
+        "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
+        "worst": case.worst,
+        "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
+        "kept_val": torch.where(keep & val.isfinite(), val, torch.fmax(own, memory["kept_val"])),
+        "val_at": torch.where(seen, signals.step, memory["val_at"]),
+        "val_apart": torch.where(seen, signals.step - memory["val_at"], memory["val_apart"]),
+        "is_sure": torch.where(keep, seen, memory["is_sure"]),
+        "rises": held_out.rises,
+        "over": held_out.over.masked_fill(back, 0),
+        "kept_at": torch.where(keep | due & held_out.is_worse, signals.step, memory["kept_at"]),
+        "good": (memory["good"] + 1).masked_fill(bad, 0),
+        "unsound": case.unsound.masked_fill(settles, 0),
+        "failures": memory["failures"] + (bad & ~back & ~settles).to(torch.int64),
+        "has_failed": (memory["has_failed"] | bad) & ~back & ~keep,  # since the snapshot was taken
+        "restores": memory["restores"] + bad.to(torch.int64),
+    }

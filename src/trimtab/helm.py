@@ -20,7 +20,8 @@ from trimtab.controller import Controller
 from trimtab.copies import select
 from trimtab.errors import OrderError
 from trimtab.features import Features, Memory
-from trimtab.guard import FINE, HARMED, UNSOUND, Guard, Verdict
+from trimtab.guard import Guard, Verdict
+from trimtab.judgement import FINE, HARMED, UNSOUND
 from trimtab.knobs import Panel
 from trimtab.signals import Observation, Signals
 
@@ -198,7 +199,7 @@ def is_restored(decision: Decision) -> bool:
 
 
 def reason_of(decision: Decision, member: int = 0) -> int:
-    """Give the guard's reason for one member, an index into :data:`trimtab.guard.REASONS`."""
+    """Give the guard's reason for one member, an index into :data:`trimtab.judgement.REASONS`."""
     return FINE if decision.verdict is None else int(decision.verdict.reason[member])
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trimtab.guard import HARMED, REASONS, UNSOUND
 from trimtab.heat import told
 from trimtab.helm import Decision, Helm, HelmState
+from trimtab.judgement import HARMED, REASONS, UNSOUND
 from trimtab.reasons import reason_for
 from trimtab.trace import Row, Trace
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from trimtab.controller import Controller, State
 from trimtab.copies import Copies
 from trimtab.errors import KnobError, OrderError
-from trimtab.guard import OVER_FIT, Guard
+from trimtab.guard import Guard
 from trimtab.helm import Decision, Helm, HelmState, is_restored
+from trimtab.judgement import OVER_FIT
 from trimtab.passage import Leg, Passage, Pause
 from trimtab.signals import EARLY, Signals
 from trimtab.stream import Stream

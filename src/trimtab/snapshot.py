@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from trimtab.average import Average
 from trimtab.checkpoint import copied
 from trimtab.errors import StateError
-from trimtab.guard import OVER_FIT, Verdict
+from trimtab.guard import Verdict
+from trimtab.judgement import OVER_FIT
 from trimtab.ranks import is_sharded
 
 State = dict[str, Any]

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from trimtab.columns import read_columns, write_columns
 from trimtab.errors import TraceError
-from trimtab.guard import REASONS
 from trimtab.helm import Decision, reason_of
+from trimtab.judgement import REASONS
 from trimtab.knobs import Panel
 from trimtab.whole import append_whole
 
