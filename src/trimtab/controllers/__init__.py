@@ -17,6 +17,7 @@ from trimtab.controllers.ablation import Random, Replay
 from trimtab.controllers.cards import card, shipped
 from trimtab.controllers.descent import HypergradientDescent
 from trimtab.controllers.greedy import Greedy
+from trimtab.controllers.joined import joined
 from trimtab.controllers.plateau import Plateau
 from trimtab.controllers.policy import Policy
 from trimtab.controllers.population import Population
@@ -60,6 +61,7 @@ __all__ = [
     "WarmupCosine",
     "card",
     "controller_named",
+    "joined",
     "shipped",
 ]
 
