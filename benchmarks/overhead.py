@@ -1,11 +1,12 @@
 """What `attach` costs a live run, in time and memory, beside the same run without it.
 
-Two copies of the same model, optimizer and data train in one process, one with a pilot (cosine or `--controller`,
-guard with snapshots, deciding every ten steps or as ``--every`` says), in turns of so many steps, so that each turn
-holds one decision. Reported:
+One model, optimizer and data train in turns of ten steps (or as ``--every`` says), now with a pilot (cosine or
+`--controller`, guard with snapshots), now without, its hook taken off: a turn with it holds one decision, and stands
+between two without. Both train the same tensors at the same places in memory. Reported:
 
-- ``median_ratio``: median step time with the pilot ÷ without; ``mean_ratio``: the same of mean step times of a turn,
-  median over pairs of turns (the mean holds decisions and snapshots; the median step has neither);
+- ``median_ratio``: the median step of a turn with the pilot ÷ that of the turns beside it, median over turns;
+  ``mean_ratio``: the same of mean steps (the mean holds decisions and snapshots; the median step has neither);
+  ``bare_ratio``: the median step of the turn after ÷ that of the turn before, both without: 1 but for the machine;
 - ``own_share``: time spent in trimtab's own code, measured inside the run, ÷ the rest of that run: less noisy;
 - ``own_us_per_step``; ``state_bytes_share``: bytes the pilot holds without the snapshot ÷ parameters + gradients +
   slots; ``snapshot_bytes_share``: the guard's snapshot, the same; ``average_bytes_share``: that of an average of the
@@ -18,8 +19,7 @@ are numbers that a processor is slow with.
     python benchmarks/overhead.py [--models mlp transformer cnn growth] [--turns 12] [--device cpu] [--results FILE]
         [--controller cosine] [--every 10] [--average] [--builds 1] [--at 1000]
 
-Two builds of the very same run differ by one to two per cent in their median step, by where their tensors lie; so a
-figure of a small net wants several builds.
+Single turns of a small net scatter by five per cent, so that a figure of it wants a hundred and more.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from trimtab.pilot import Pilot
 
 CHOSEN: dict[str, Any] = {"controller": "cosine", "every": 10, "average": False}
 AT = {"steps": 1000}
-Step = Callable[[], Tensor]
 
 
 def main() -> None:
@@ -83,91 +82,90 @@ def middle(name: str, kind: str, turns: int, device: str, builds: int) -> dict[s
 
 def measure(name: str, kind: str, turns: int, device: str) -> dict[str, Any]:
     """Time one model under one implementation of AdamW."""
-    bare, _, _ = build(name, kind, device)
-    step, pilot, size = build(name, kind, device, piloted=True)
-    assert pilot is not None
-    own, length = instrument(pilot), pilot.every
+    run = Run(name, kind, device)
+    own, length = instrument(run.pilot), run.pilot.every
     for _ in range(3):
-        turn(bare, device, length)
-        turn(step, device, length)
-    pretend_long(pilot)
-    times: dict[str, list[list[float]]] = {"bare": [], "piloted": []}
+        run.turn(length, is_piloted=False)
+        run.turn(length, is_piloted=True)
+    pretend_long(run.pilot)
     own.clear()
-    for number in range(turns):
-        order = (("bare", bare), ("piloted", step)) if number % 2 else (("piloted", step), ("bare", bare))
-        for which, run in order:
-            times[which].append(turn(run, device, length))
-    means = [statistics.mean(p) / statistics.mean(b) for p, b in zip(times["piloted"], times["bare"], strict=True)]
-    flat = {which: [t for block in blocks for t in block] for which, blocks in times.items()}
-    total = sum(flat["piloted"])
+    turns_of = [[run.turn(length, is_piloted=which) for which in (False, True, False)] for _ in range(turns)]
+    medians, means = ([[of(t) for t in three] for three in turns_of] for of in (statistics.median, statistics.mean))
+    total = sum(sum(piloted) for _, piloted, _ in turns_of)
     return {
         "model": name,
-        "parameters": size,
+        "parameters": run.size,
         "adamw": kind,
-        "step_ms": round(1e3 * statistics.median(flat["bare"]), 3),
-        "median_ratio": round(statistics.median(flat["piloted"]) / statistics.median(flat["bare"]), 4),
-        "mean_ratio": round(statistics.median(means), 4),
+        "step_ms": round(1e3 * statistics.median(before for before, _, _ in medians), 3),
+        "median_ratio": beside(medians),
+        "mean_ratio": beside(means),
+        "bare_ratio": round(statistics.median(after / before for before, _, after in medians), 4),
         "own_share": round(sum(own) / (total - sum(own)), 5),
-        "own_us_per_step": round(1e6 * sum(own) / len(flat["piloted"]), 1),
-        **memory(pilot),
+        "own_us_per_step": round(1e6 * sum(own) / (turns * length), 1),
+        **memory(run.pilot),
     }
+
+
+def beside(threes: list[list[float]]) -> float:
+    """Give the median over turns of what they took beside the mean of the one before and the one after."""
+    return round(statistics.median(piloted / ((before + after) / 2) for before, piloted, after in threes), 4)
 
 
 def growth(device: str) -> list[dict[str, Any]]:
     """Measure the pilot's own time and memory on models of 1e5 to 1e8 parameters."""
     rows = []
     for size in (10**5, 10**6, 10**7, 10**8):
-        step, pilot, parameters = build(f"square-{size}", "foreach", device, piloted=True)
-        assert pilot is not None
-        own = instrument(pilot)
-        turn(step, device)
-        pretend_long(pilot)
+        run = Run(f"square-{size}", "foreach", device)
+        own = instrument(run.pilot)
+        run.turn(10, is_piloted=True)
+        pretend_long(run.pilot)
         own.clear()
         for _ in range(3):
-            turn(step, device, pilot.every)
+            run.turn(run.pilot.every, is_piloted=True)
         rows.append(
             {
                 "model": "growth",
-                "parameters": parameters,
-                "own_us_per_step": round(1e6 * sum(own) / (3 * pilot.every), 1),
-                **memory(pilot),
+                "parameters": run.size,
+                "own_us_per_step": round(1e6 * sum(own) / (3 * run.pilot.every), 1),
+                **memory(run.pilot),
             }
         )
     return rows
 
 
-def build(name: str, kind: str, device: str, *, piloted: bool = False) -> tuple[Step, Pilot | None, int]:
-    """Make a model with its training step; with `piloted`, the step ends in ``pilot.step(loss)``."""
-    torch.manual_seed(0)
-    model, x, y = MODELS[name]() if name in MODELS else square(int(name.split("-")[1]))
-    model, x, y = model.to(device), x.to(device), y.to(device)
-    options: dict[str, Any] = {"fused": True} if kind == "fused" else {"foreach": True}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, **options)
-    pilot = trimtab.attach(optimizer, horizon=100_000, model=model, **CHOSEN) if piloted else None
-    labels = itertools.cycle([y[torch.randperm(len(y))] for _ in range(64)])
+class Run:
+    """A model with its training step, which ends in ``pilot.step(loss)`` where the turn is the pilot's."""
 
-    def step() -> Tensor:
-        loss = nn.functional.cross_entropy(model(x), next(labels))
-        loss.backward()
-        optimizer.step()
-        if pilot is not None:
-            pilot.step(loss)
-        optimizer.zero_grad()
-        return loss
+    def __init__(self, name: str, kind: str, device: str) -> None:
+        torch.manual_seed(0)
+        model, x, y = MODELS[name]() if name in MODELS else square(int(name.split("-")[1]))
+        self.model, self.x, y = model.to(device), x.to(device), y.to(device)
+        options: dict[str, Any] = {"fused": True} if kind == "fused" else {"foreach": True}
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, **options)
+        self.pilot = trimtab.attach(self.optimizer, horizon=100_000, model=model, **CHOSEN)
+        self.labels = itertools.cycle([y[torch.randperm(len(y))] for _ in range(64)])
+        self.size = sum(p.numel() for p in model.parameters())
+        self.is_cuda = device.startswith("cuda")
 
-    return step, pilot, sum(p.numel() for p in model.parameters())
-
-
-def turn(step: Step, device: str, length: int = 10) -> list[float]:
-    """Take so many steps; seconds each."""
-    times = []
-    for _ in range(length):
-        begin = time.perf_counter()
-        step()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    return times
+    def turn(self, length: int, *, is_piloted: bool) -> list[float]:
+        """Take so many steps; seconds each."""
+        times, hooks = [], self.optimizer._optimizer_step_pre_hooks
+        held = dict(hooks)
+        if not is_piloted:
+            hooks.clear()
+        for _ in range(length):
+            begin = time.perf_counter()
+            loss = nn.functional.cross_entropy(self.model(self.x), next(self.labels))
+            loss.backward()
+            self.optimizer.step()
+            if is_piloted:
+                self.pilot.step(loss)
+            self.optimizer.zero_grad()
+            if self.is_cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        hooks.update(held)
+        return times
 
 
 def instrument(pilot: Pilot) -> list[float]:
