@@ -17,7 +17,7 @@ from trimtab.bench.contender import Contender, contender_named
 from trimtab.bench.machine import Provenance
 from trimtab.bench.run import Cell, run_cell
 from trimtab.cli import main
-from trimtab.controllers import Policy, joined
+from trimtab.controllers import Policy
 from trimtab.controllers.cards import card as shipped
 from trimtab.errors import StateError, TaskError, TraceError
 from trimtab.knobs import Panel
@@ -102,20 +102,6 @@ def test_a_course_of_no_generations_makes_a_card_of_its_beginning(tmp_path: Path
     assert all(map(torch.equal, made.parameters(), begun.parameters()))
     assert {**begun.spec, "prior": "constant", "average": True, "reach": 1.0} == made.spec
     assert "0 of 0 generations done" in path.with_suffix(".md").read_text()
-
-
-def test_several_cards_make_one(tmp_path: Path) -> None:
-    """A list to start from is a policy of all of them side by side; its page names them."""
-    text = TINY.replace("hidden = 4", 'hidden = 48\nstart = ["trimtab-v3", "trimtab-v4"]')
-    made = read_course(course(tmp_path, text.replace("generations = 4", "generations = 0")))
-    path = School(made, tmp_path).teach()
-    both = joined([shipped("trimtab-v3"), shipped("trimtab-v4")])
-    assert all(map(torch.equal, Policy.load(path).parameters(), both.parameters()))
-    assert "**Begun from** trimtab-v3 and trimtab-v4, joined." in path.with_suffix(".md").read_text()
-    with pytest.raises(TaskError, match=r"`\[policy\] start` must be a text, such as '', got \[1\]"):
-        read_course(course(tmp_path, TINY.replace("hidden = 4", "start = [1]")))
-    with pytest.raises(TaskError, match="these differ in calm"):
-        read_course(course(tmp_path, text.replace("v4", "v6")))
 
 
 def test_a_cards_limits_are_those_of_its_lessons(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from trimtab.controllers.ablation import Random, Replay
 from trimtab.controllers.cards import card, shipped
 from trimtab.controllers.descent import HypergradientDescent
 from trimtab.controllers.greedy import Greedy
-from trimtab.controllers.joined import joined
 from trimtab.controllers.plateau import Plateau
 from trimtab.controllers.policy import Policy
 from trimtab.controllers.population import Population
@@ -61,7 +60,6 @@ __all__ = [
     "WarmupCosine",
     "card",
     "controller_named",
-    "joined",
     "shipped",
 ]
 

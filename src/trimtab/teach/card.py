@@ -70,7 +70,7 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             "",
             f"- **Taught on** {lessons['name']}: horizons {short} to {long}, optimizers {', '.join(lessons['rules'])}, "
             f"sources {', '.join(lessons['sources'])}, seed {course.tables['']['seed']}.",
-            *([f"- **Begun from** {_named(policy['start'])}."] if policy["start"] else []),
+            *([f"- **Begun from** {policy['start']}."] if policy["start"] else []),
             f"- **Teacher**: {', '.join(f'{key} {value}' for key, value in teacher.items())}; "
             f"{done} of {planned} generations done.",
             f"- **Cost**: {cpu / 60:.1f} core-minutes, examinations included.",
@@ -98,10 +98,6 @@ def page(course: Course, curve: Sequence[Mapping[str, float]], *, cpu: float, or
             "",
         ]
     )
-
-
-def _named(start: str | Sequence[str]) -> str:
-    return start if isinstance(start, str) else f"{' and '.join(start)}, joined"
 
 
 def _table(curve: Sequence[Mapping[str, float]]) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any, cast
 from torch import Tensor
 
 from trimtab.controllers.cards import card
-from trimtab.controllers.joined import joined
 from trimtab.controllers.policy import Policy
 from trimtab.controllers.spec import Kind
 from trimtab.errors import TaskError
@@ -81,9 +80,7 @@ DEFAULTS: dict[str, Table] = {
     "budget": {"minutes": 0.0},
 }
 """Every key there is, with its value where the file does not give it; `minutes` 0: no bound; `start`: a shipped card or
-a file of weights to teach on from, or a list of such, to begin as :func:`trimtab.controllers.joined` makes one of them;
-"" to begin untaught."""
-SEVERAL = ("start",)  # texts of which there may be a list
+a file of weights to teach on from, "" to begin untaught."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ class Course:
         """Give the vector that the teaching begins with, ``[P]``.
 
         Returns:
-            An untaught policy's, or that of the one named by `start`, or of those joined.
+            An untaught policy's, or that of the one named by `start`.
 
         Raises:
             TaskError: there is no such card or file, or it is of another form.
@@ -172,9 +169,7 @@ class Course:
         start = self.tables["policy"]["start"]
         if not start:
             return self.genome().untaught()
-        names = [start] if isinstance(start, str) else start
-        several = [Policy.load(name) if Path(name).is_file() else card(name) for name in names]
-        return self.genome().started(several[0] if len(several) == 1 else joined(several))
+        return self.genome().started(Policy.load(start) if Path(start).is_file() else card(start))
 
     def distribution(self) -> Distribution:
         """Give the lessons."""
@@ -250,7 +245,7 @@ def _filled(name: str, given: Any) -> Table:
             close = difflib.get_close_matches(key, known)
             hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(known)}."
             raise TaskError(f"`{shown}` is no setting of a teaching: {hint}")
-        if not _is_like(value, defaults[key]) and not (key in SEVERAL and _is_like(value, [""])):
+        if not _is_like(value, defaults[key]):
             raise TaskError(f"`{shown}` must be {_kind(defaults[key])}, such as {defaults[key]!r}, got {value!r}.")
     return {key: given.get(key, default) for key, default in defaults.items()}
 
