@@ -26,8 +26,8 @@ ROWS = {suite: ROOT / f"results/{name}.jsonl" for suite, name in FILES.items()}
 DOCS = ROOT / "docs"
 STATIC = ("constant", "cosine", "wsd", "onecycle")  # who sets the bar
 SHOWN = (*STATIC, DEFAULT, f"{DEFAULT}+val", "hypergradient", "prodigy-cosine")
-TAUGHT = (("trimtab-v1",), ("trimtab-v2", "trimtab-v3", "trimtab-v4"), ("trimtab-v6",))  # each from the one before it
-BEFORE = (("trimtab-v1",), ("trimtab-v1", "trimtab-v2"))  # what the second row's first and the third's was begun from
+TAUGHT = (("trimtab-v1",), ("trimtab-v2", "trimtab-v3", "trimtab-v4"), ("trimtab-v6",), ("trimtab-v7",))  # in rows
+BEFORE = ((), ("trimtab-v1",), ("trimtab-v1", "trimtab-v2"), ())  # what each row's first was begun from
 
 
 def main() -> None:
@@ -56,8 +56,8 @@ def main() -> None:
     rows = read_rows(ROWS["any-lr-v1"])
     draw("any-lr", sensitivity([row for row in rows if row["contender"] in SHOWN]))
     draw("any-lr-rates", schedules([row for row in rows if row["contender"] in (*STATIC, DEFAULT)]))
-    spent = (0.0, *(sum(told(card)[-1][0] for card in cards) for cards in BEFORE))
-    draw("teaching", grid([curves(*row) for row in zip(TAUGHT, spent, strict=True)], columns=3, height=3.0))
+    spent = [sum(told(card)[-1][0] for card in cards) for cards in BEFORE]
+    draw("teaching", grid([curves(*row) for row in zip(TAUGHT, spent, strict=True)], columns=2, height=3.0))
 
 
 def draw(name: str, picture: str) -> None:
