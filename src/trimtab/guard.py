@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import KnobError
-from trimtab.judgement import HARMED, TRIAL, Case, is_seen, judge, read
+from trimtab.judgement import FINE, HARMED, TRIAL, Case, is_seen, judge, read
 from trimtab.level import Memory, followed, none_yet
 from trimtab.signals import Signals
 
@@ -172,7 +172,7 @@ class Guard:
             reading's where the snapshot is unsound.
         """
         losses, seen = read(signals, memory, self.margin), is_seen(signals, self.rise)
-        due, wrong = self.is_due(signals.step.double(), memory), losses.reason > 0
+        due, wrong = self.is_due(signals.step.double(), memory), losses.reason != FINE
         if not bool((due | seen | wrong | (signals.step <= TRIAL) | memory["gave_up"]).any()):
             # nothing to judge, as at most readings of one run: what follows would change nothing, at twice the cost
             verdict = Verdict(due, due, torch.ones_like(losses.mean), losses.reason, memory["gave_up"])
