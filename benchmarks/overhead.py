@@ -13,8 +13,7 @@ between two without. Both train the same tensors at the same places in memory. R
   weights (``--average``), without the snapshot's copy of it.
 
 The run is long enough (warm-up turns first) that snapshots, and an average's moves, lie as far apart as they do after
-``--at`` steps. Labels change from step to step, so that neither copy learns its batch by heart: gradients that vanish
-are numbers that a processor is slow with.
+``--at`` steps. Labels change from step to step, so that no batch is learned by heart, as in a real run.
 
     python benchmarks/overhead.py [--models mlp transformer cnn growth] [--turns 12] [--device cpu] [--results FILE]
         [--controller cosine] [--every 10] [--average] [--builds 1] [--at 1000]

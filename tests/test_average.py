@@ -45,26 +45,27 @@ def test_members_move_by_their_own_clocks() -> None:
 
 def test_long_runs_are_looked_at_with_growing_strides() -> None:
     """Each look counts as all steps since the last would, had they its weights; live and in the plant, also resumed."""
-    net, mean, weights = nn.Linear(1, 1, bias=False).double(), 0.0, []
+    net, means, looks = nn.Linear(1, 1, bias=False).double(), [0.0, 0.0], ([0], [SAMPLES])
     live, copies = Average(net), Copies(torch.zeros(2, 1, dtype=F64), (), {}).averaging()
-    looks = [0]
     for step in range(1, 4 * SAMPLES + 50):
-        weights.append(math.sin(0.01 * step))
-        nn.init.constant_(net.weight, weights[-1])
+        weight, clocks = math.sin(0.01 * step), (step, step + SAMPLES)  # the second member is that much further on
+        nn.init.constant_(net.weight, weight)
         live.follow(step)
-        old, clock = copies.average, torch.tensor([step, max(1, step - SAMPLES)])
+        old = copies.average
         assert old is not None
-        copies = Copies(torch.full((2, 1), weights[-1], dtype=F64), (), {}).following(old, clock)
-        if step - looks[-1] == stride(step):
-            for i in range(looks[-1] + 1, step + 1):
-                mean += (ETA + 1) / (i + ETA) * (weights[-1] - mean)
-            looks.append(step)
-        found = [float(live.tensors()[0].detach()), float(copies.averaged().weights[0])]
-        assert found == pytest.approx([mean, mean], abs=1e-12)
+        copies = Copies(torch.full((2, 1), weight, dtype=F64), (), {}).following(old, torch.tensor(clocks))
+        for member, (clock, seen) in enumerate(zip(clocks, looks, strict=True)):
+            if clock - seen[-1] == stride(clock):
+                for i in range(seen[-1] + 1, clock + 1):
+                    means[member] += (ETA + 1) / (i + ETA) * (weight - means[member])
+                seen.append(clock)
+        found = [float(live.tensors()[0].detach()), *copies.averaged().weights[:, 0].tolist()]
+        assert found == pytest.approx([means[0], *means], abs=1e-12)
         if step % 700 == 0:  # one that goes on from here looks at the same steps
             state, live = live.state_dict(), Average(net)
             live.load_state_dict(state, step)
-    assert looks[2 * SAMPLES :] == [*range(2 * SAMPLES, 4 * SAMPLES + 1, 2), *range(4 * SAMPLES + 4, looks[-1] + 1, 4)]
+    late = [*range(2 * SAMPLES, 4 * SAMPLES + 1, 2), *range(4 * SAMPLES + 4, looks[0][-1] + 1, 4)]
+    assert looks[0][2 * SAMPLES :] == late
     assert stride(torch.arange(1, 9000)).tolist() == [stride(step) for step in range(1, 9000)]
 
 
