@@ -67,7 +67,7 @@ def evolved(unroll: int, *, is_persistent: bool) -> Estimate:
             voyage = Voyage(plant, crew, horizon=STEPS, guard=Guard())
             here = here or begun(0, lesson, voyage, starts, seeds, torch.zeros_like(noise))
             passage, done = voyage.advance(here.passage, unroll)
-            held = held_out(lesson, plant, passage.copies)
+            held = held_out(lesson, plant, passage.result)
             plus, minus = piece(lesson, done.losses, here.held, held).chunk(2)
             here = type(here)(0, passage, held, here.drift + noise)
             total += gradient((here.drift if is_persistent else noise) / SIGMA**2, plus - minus)
@@ -88,7 +88,7 @@ def unrolled(unroll: int, clip: float) -> Estimate:
             voyage = Voyage(plant, controller, horizon=STEPS, guard=Guard())
             before = here.pop() if here else begun(0, lesson, voyage, starts, seeds, torch.zeros(0, GENOME.size))
             passage, done = voyage.advance(before.passage, unroll)
-            held = held_out(lesson, plant, passage.copies)
+            held = held_out(lesson, plant, passage.result)
             here.append(type(before)(0, cut_loose(passage), held.detach(), before.drift))
             return piece(lesson, done.losses, before.held, held)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ import torch
 from torch import nn
 
 import trimtab
-from trimtab.average import ETA, SAMPLES, Average, share, stride
-from trimtab.copies import Copies
+from trimtab.average import Average
+from trimtab.averaging import ETA, SAMPLES, share, stride
+from trimtab.copies import Best, Copies
 from trimtab.errors import SignalError, StateError
 from trimtab.guard import Verdict
-from trimtab.judgement import EXPLODED, OVER_FIT
+from trimtab.judgement import EXPLODED, RISEN
 from trimtab.snapshot import Snapshot
 
 F64 = torch.float64
@@ -63,7 +65,7 @@ def test_long_runs_are_looked_at_with_growing_strides() -> None:
         assert found == pytest.approx([means[0], *means], abs=1e-12)
         if step % 700 == 0:  # one that goes on from here looks at the same steps
             state, live = live.state_dict(), Average(net)
-            live.load_state_dict(state, step)
+            live.load_state_dict(live.matched(state), step)
     late = [*range(2 * SAMPLES, 4 * SAMPLES + 1, 2), *range(4 * SAMPLES + 4, looks[0][-1] + 1, 4)]
     assert looks[0][2 * SAMPLES :] == late
     assert stride(torch.arange(1, 9000)).tolist() == [stride(step) for step in range(1, 9000)]
@@ -94,9 +96,11 @@ def verdict(reason: int) -> Verdict:
 class Run:
     """A live run whose weights are averaged."""
 
-    def __init__(self, lr: float = 1e-3, **settings: Any) -> None:
+    def __init__(self, lr: float = 1e-3, *, turns: int | None = None, **settings: Any) -> None:
         self.net = network()
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr)
+        if turns is not None:  # the validation loss falls up to this step, and rises from there
+            settings |= {"validate": lambda: abs(self.pilot.last_epoch - turns), "validate_every": 10}
         self.pilot = trimtab.attach(self.optimizer, horizon=120, model=self.net, **settings)
         self.x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1)).double()
 
@@ -115,10 +119,11 @@ class Run:
         """Copy the network's parameters and buffers."""
         return [tensor.detach().clone() for tensor in (*self.net.parameters(), *self.net.buffers())]
 
-    def averages(self) -> list[torch.Tensor]:
-        """Copy their averages."""
-        assert self.pilot.average is not None
-        module = self.pilot.average.module
+    def averages(self, which: str = "last") -> list[torch.Tensor]:
+        """Copy their averages, the last ones or the best."""
+        found = self.pilot.average if which == "last" else self.pilot.best()
+        assert found is not None
+        module = found.module
         return [tensor.detach().clone() for tensor in (*module.parameters(), *module.buffers())]
 
 
@@ -164,7 +169,7 @@ def test_over_fitting_goes_back_to_the_snapshots_average() -> None:
     run.go(0, 10)
     assert snapshot.begins()
     before, average = run.now(), run.averages()
-    for reason, expected in ((EXPLODED, before), (OVER_FIT, average)):
+    for reason, expected in ((EXPLODED, before), (RISEN, average)):
         run.go(10, 20)
         snapshot.obey(verdict(reason))
         assert all(map(torch.equal, expected, run.now()))
@@ -173,23 +178,87 @@ def test_over_fitting_goes_back_to_the_snapshots_average() -> None:
 
 
 def test_a_run_goes_on_bit_for_bit_with_its_average() -> None:
-    """State of pilot, model and optimizer are all that is needed; an older state, without averages, is read as well."""
-    whole = Run(lr=0.5, controller="trimtab-v6", average=True)
+    """State of pilot, model and optimizer are all that is needed; older states are read as well."""
+    whole = Run(lr=0.5, controller="trimtab-v6", average=True, turns=40)
     whole.go(0, 55)
     states = copy.deepcopy((whole.net.state_dict(), whole.optimizer.state_dict(), whole.pilot.state_dict()))
     whole.go(55, 100)
-    half = Run(controller="trimtab-v6", average=True)
+    half = Run(controller="trimtab-v6", average=True, turns=40)
     half.net.load_state_dict(states[0])
     half.optimizer.load_state_dict(states[1])
     half.pilot.load_state_dict(states[2])
     half.go(55, 100)
     assert all(map(torch.equal, whole.averages(), half.averages()))
+    assert whole.pilot.best() is not whole.pilot.average
+    assert all(map(torch.equal, whole.averages("best"), half.averages("best")))
+
+
+def test_older_states_are_read() -> None:
+    """One that does not name an average, and one that knew the last one only; one of another run is refused."""
     plain = Run(controller="trimtab-v6")
     old = plain.pilot.state_dict()
     del old["average"]
     plain.pilot.load_state_dict(old)
+    run = Run(controller="trimtab-v6", average=True)
     with pytest.raises(StateError, match="average must have"):
-        Run(controller="trimtab-v6", average=True).pilot.load_state_dict(old)
+        run.pilot.load_state_dict(old)
+    run.go(0, 20)
+    mean, state = run.averages(), run.pilot.state_dict()
+    run.go(20, 40)
+    run.pilot.load_state_dict({**state, "average": state["average"]["model"]})
+    assert all(map(torch.equal, mean, run.averages()))
+    with pytest.raises(StateError, match=r"average's lowest must have 9 entries, got 1"):
+        run.pilot.load_state_dict({**state, "average": {**state["average"], "lowest": [torch.zeros(2)]}})
+
+
+@pytest.mark.parametrize(
+    ("vals", "lowest"),
+    [
+        ([3.0, 2.0, 1.0, 1.5, 2.0, 2.5], 30),  # it rises to the end
+        ([3.0, 2.0, 1.0, 1.5, 0.9, 1.1], None),  # no more than it always does
+        ([3.0, 2.0, 1.0, 5.0, 1.0, 4.9], 30),  # the first of two
+        ([3.0, 2.0, 1.0, 2.0, 0.9, 0.8], None),
+        ([3.0, 1.0, math.nan, 2.0, math.inf, math.nan], 20),  # what is no number was not measured
+        ([-1.0, -2.0, -3.0, -3.1, -2.5, -2.0], 40),  # a loss may be negative
+        ([math.nan] * 6, None),
+    ],
+)
+def test_the_average_to_use_is_the_last_but_where_it_is_clearly_worse(vals: list[float], lowest: int | None) -> None:
+    """More than twice the mean rise above the lowest; the last one goes on, and nothing is given away that moves."""
+    told = iter(vals)
+    run = Run(controller="constant", average=True, guard=False, validate=lambda: next(told), validate_every=10)
+    means = {}
+    for step in range(10, 61, 10):
+        run.go(step - 10, step)
+        means[step] = run.averages()
+    assert all(map(torch.equal, means[60], run.averages()))
+    assert all(map(torch.equal, means[lowest or 60], run.averages("best")))
+    found = run.pilot.best()
+    assert found is not None
+    assert (found is run.pilot.average) is (lowest is None)
+    assert found(run.x).shape == (64, 1)
+    assert not found.training
+    run.go(60, 65)
+    assert all(map(torch.equal, means[60], run.averages())) is False
+
+
+def test_members_are_used_at_their_own_best_average() -> None:
+    """In the plant each member's is chosen for itself, by the same law, and the members themselves stay as they are."""
+    rows = {"one": [3.0, 1.0, 2.0, 3.0], "other": [3.0, 2.0, 1.0, 0.5]}
+    copies = Copies(torch.zeros(2, 1, dtype=F64), (), {"count": torch.zeros(2, 1)}).averaging()
+    found = Best.of(copies)
+    for step, val in enumerate(zip(*rows.values(), strict=True), 1):
+        copies = replace(copies, weights=torch.full((2, 1), -1.0, dtype=F64))
+        mean = (torch.full((2, 1), step, dtype=F64), {"count": torch.full((2, 1), 10.0 * step)})
+        copies = replace(copies, average=mean)
+        found = found.heard(torch.tensor(val, dtype=F64), copies)
+        unmeasured = found.heard(torch.full((2,), math.nan), copies)
+        assert all(torch.equal(unmeasured.memory[name], known) for name, known in found.memory.items())
+    used = found.used(copies)
+    assert used.averaged().weights.flatten().tolist() == [2.0, 4.0]
+    assert used.averaged().buffers["count"].flatten().tolist() == [20.0, 40.0]
+    assert torch.equal(used.weights, copies.weights)
+    assert float(found.memory["rises"][0]) == pytest.approx(0.2 + 0.8 * 0.2)
 
 
 def test_what_cannot_be_averaged_is_refused() -> None:

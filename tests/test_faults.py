@@ -134,8 +134,8 @@ def test_a_run_that_learns_by_heart_ends_near_its_best() -> None:
     seen, pilot = learn_by_heart(trimtab.Guard())
     assert seen[-1] <= 1.1 * min(seen)
     assert pilot.trace.restores >= 1
-    assert {"", "the model over-fits"} == {row["reason"] for row in pilot.trace.rows}
-    assert "the model over-fits; back to the last good weights" in pilot.explain(last=1000)
+    assert {"", "the validation loss rose"} == {row["reason"] for row in pilot.trace.rows}
+    assert "the validation loss rose; back to the last good weights" in pilot.explain(last=1000)
     seen, pilot = learn_by_heart(trimtab.Guard(rise=None))
     assert seen[-1] > 2 * min(seen)
     assert 0 == pilot.trace.restores

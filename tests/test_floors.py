@@ -15,10 +15,10 @@ import pytest
 
 FLOORS = (
     "errors later",
-    "knobs signals level average sites datasets ranks whole workers",
-    "controller rules task probe features judgement linkage loop columns layout loss_knob",
+    "knobs signals level averaging best sites datasets ranks whole workers",
+    "controller rules task probe features judgement linkage loop columns layout loss_knob aside",
     "copies checkpoint guard",
-    "hypergrad",
+    "hypergrad average",
     "helm stream snapshot controllers tasks charts templates compiled",
     "gauge plant trace reasons passage wheel heat",
     "rollout report logbook",

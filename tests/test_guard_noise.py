@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.test_guard import EARLY_READINGS, FALLING, T, judged, noise
-from trimtab.judgement import HARMED, OVER_FIT
+from trimtab.judgement import HARMED, RISEN
 
 RUNS, STEPS = 256, 30
 
@@ -53,5 +53,5 @@ def test_a_scattered_validation_loss_is_taken_for_over_fitting_as_often_as_told(
     """Shares of runs of twenty validations that fall, or have long stopped to, while the training loss falls."""
     val = course * torch.exp(scatter * noise(1000, 11, RUNS))
     verdicts = judged(FALLING.expand(RUNS, -1), val=val)
-    taken = torch.stack([verdict.reason == OVER_FIT for verdict in verdicts]).any(0)
+    taken = torch.stack([verdict.reason == RISEN for verdict in verdicts]).any(0)
     assert low <= float(taken.double().mean()) <= high

@@ -76,8 +76,8 @@ def attach(
         horizon: planned optimizer steps; None where unknown.
         schedule: the user's own scheduler on this optimizer. The pilot steps it and multiplies its values; do not
             step it yourself. ReduceLROnPlateau is stepped with each loss that `validate` gives.
-        validate: called without arguments to measure the validation loss, lower is better; the guard takes over-fitting
-            back by it (another measure: ``guard=Guard(rise=None)``). Switching the model to evaluation mode and
+        validate: called without arguments to measure the validation loss, lower is better; where it rises, the guard
+            goes back (another measure: ``guard=Guard(rise=None)``). Switching the model to evaluation mode and
             back is its business. In a run over several ranks all of them give one; a rank that does not measure
             gives None there, and the loss is the mean of the others'.
         validate_every: optimizer steps between validations, a multiple of `every`; default ``5 * every``.
@@ -89,8 +89,8 @@ def attach(
             batch=batch)`` told it.
         model: the network, so that the guard also protects its buffers (batch norm's statistics); `loss_fn` and
             `average` need it.
-        average: keep an average of the weights, to be read as :attr:`Pilot.average` in place of the last ones
-            (:mod:`trimtab.average`); None: where the controller was taught for it.
+        average: keep an average of the weights, to be used in place of the last ones (:meth:`Pilot.best`,
+            :mod:`trimtab.averaging`); None: where the controller was taught for it.
         every: optimizer steps between decisions (the first come at 1, 2, 4 and 7).
         mode: "act" turns, "suggest" decides and tells without turning, "observe" only measures: no controller is
             asked.

@@ -1,65 +1,24 @@
-"""Average: weights averaged over a run, which are read in place of the last ones.
+"""Average: weights averaged over a live run, which are used in place of the last ones.
 
-Polynomial-decay averaging, Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth optimization",
-arXiv:1212.1824: after step ``t`` the average ``a`` becomes ``a + c (w - a)`` with ``c = (eta + 1) / (t + eta)``. Mostly
-the last ninth of the steps so far counts, however long the run will be, and no horizon is needed. `eta` is 8, as in
-DoG's own average (Ivgi et al. 2023, arXiv:2302.12022). Differs from the source: in long runs it moves every few steps
-(:func:`stride`), each time as far as it would have at all of them had they the same weights.
+How they move is :mod:`trimtab.averaging`, which of them to use in the end :mod:`trimtab.best`.
 """
 
 from __future__ import annotations
 
-import math
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from trimtab import best
+from trimtab.aside import aside
+from trimtab.averaging import share, stride
+from trimtab.checkpoint import copied, fitted
 from trimtab.errors import SignalError
 
-ETA = 8
-SAMPLES = 512  # of a whole run: the stride is at most this share of it
-
-
-def stride(step: Any) -> Any:
-    """Give how many steps lie between two moves of an average: 1, and from step 1,025 on the power of 2 below.
-
-    The largest power of 2 that is at most ``(step - 1) / 512``: of the steps that count, at least 57 are looked at, and
-    the longer the run, the less the average costs.
-
-    Args:
-        step: optimizer steps taken, from 1; an int, or an int64 tensor of them.
-
-    Returns:
-        The steps, an int or an int64 tensor.
-
-    Example:
-        >>> [stride(step) for step in (1, 1024, 1025, 2049, 100_000)]
-        [1, 1, 2, 4, 128]
-    """
-    many = (step - 1) // SAMPLES
-    if isinstance(many, int):
-        return 1 << max(0, many.bit_length() - 1)
-    return 2 ** (torch.frexp(many.double()).exponent - 1).clamp_min(0).long()
-
-
-def share(step: Any, since: Any) -> Any:
-    """Give how far an average moves towards the weights: by as much as at all steps since its last move together.
-
-    Args:
-        step: optimizer steps taken, from 1; an int, or a tensor of them.
-        since: as many at its last move; 0: there was none.
-
-    Returns:
-        The share, in (0, 1], a float or a tensor likewise: ``1 - prod (i - 1) / (i + eta)`` over those steps ``i``,
-        most of whose factors cancel.
-
-    Example:
-        >>> [round(share(step, since), 4) for step, since in ((1, 0), (10, 9), (10, 8))]
-        [1.0, 0.5, 0.7647]
-    """
-    return 1 - math.prod((since + i) / (step + i) for i in range(ETA + 1))
+State = dict[str, Any]
 
 
 class Average:
@@ -79,6 +38,7 @@ class Average:
     def __init__(self, model: nn.Module | None) -> None:
         self._source, self._step = model, 0  # the step of its last move
         self._share = 1.0
+        self._memory, self._lowest = best.start(1), list[Tensor]()
         self.model: AveragedModel | None = None
         if model is None:
             return
@@ -109,20 +69,61 @@ class Average:
             for tensor, average in zip(own, self.tensors(), strict=True):
                 tensor.copy_(average)
 
+    @torch.no_grad()
+    def heard(self, val: Tensor | None) -> None:
+        """Take the validation loss ``[1]`` of the average as it is now; None, or not finite: it was not measured."""
+        if self.model is None or val is None:
+            return
+        is_lowest, self._memory = best.heard(val, self._memory)
+        if bool(is_lowest):
+            self._lowest = [aside(tensor) for tensor in self.tensors()]
+
+    @torch.no_grad()
+    def best(self) -> AveragedModel | None:
+        """Give the average to use: `model`, or, where it validates clearly worse, a copy that holds the lowest."""
+        if self.model is None or not bool(best.is_past(self._memory)):
+            return self.model
+        made: AveragedModel = copy.deepcopy(self.model)
+        for tensor, lowest in zip(_tensors(made), self._lowest, strict=True):
+            tensor.copy_(lowest)
+        return made
+
     def tensors(self) -> list[Tensor]:
         """Give the averages themselves."""
+        return [] if self.model is None else _tensors(self.model)
+
+    def state_dict(self) -> State:
+        """Give what :meth:`load_state_dict` takes: the averages by name, those that validated lowest, what is known."""
         if self.model is None:
-            return []
-        return [*self.model.module.parameters(), *self.model.module.buffers()]
+            return {}
+        state = {"model": dict(self.model.state_dict()), "lowest": self._lowest, "memory": self._memory}
+        return {name: copied(part) for name, part in state.items()}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Give what :meth:`load_state_dict` takes: the averages by name."""
-        return {} if self.model is None else dict(self.model.state_dict())
+    def matched(self, state: State) -> State:
+        """Bring a state into the form of this run's.
 
-    def load_state_dict(self, state: dict[str, Tensor], step: int) -> None:
-        """Go on where `state_dict` was taken, after `step` optimizer steps."""
+        Args:
+            state: one from a checkpoint.
+
+        Returns:
+            A copy.
+
+        Raises:
+            StateError: it was taken of another model, or of a run without an average.
+        """
+        if state and "memory" not in state:  # of a run that knew the average alone
+            state = {"model": state, "lowest": [], "memory": best.start(1)}
+        mine = self.state_dict()
+        if mine:
+            mine["lowest"] = self.tensors() if state.get("lowest") else []
+        found: State = fitted(state, mine, "average")
+        return found
+
+    def load_state_dict(self, state: State, step: int) -> None:
+        """Go on where `state_dict` was taken, as `matched` gives it, after `step` optimizer steps."""
         if self.model is not None:
-            self.model.load_state_dict(state)
+            self.model.load_state_dict(state["model"])
+            self._lowest, self._memory = state["lowest"], state["memory"]
         self._step = step - step % stride(step)
 
     @torch.no_grad()
@@ -131,3 +132,7 @@ class Average:
             torch._foreach_lerp_(averages, weights, self._share)
         else:
             torch._foreach_copy_(averages, weights)
+
+
+def _tensors(model: AveragedModel) -> list[Tensor]:
+    return [*model.module.parameters(), *model.module.buffers()]

@@ -21,7 +21,7 @@ from trimtab.whole import written_whole
 
 FORMAT = "trimtab-checkpoint-1"
 SAME = ("controller", "knobs", "sites")  # what a state and its pilot must have alike
-APART = ("gauge", "schedule", "snapshot")  # what is checked by its owner
+APART = ("gauge", "schedule", "snapshot", "average")  # what is checked by its owner
 
 
 def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any], beside: Mapping[str, Any]) -> None:

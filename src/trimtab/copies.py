@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from trimtab.average import share, stride
+from trimtab import best
+from trimtab.averaging import share, stride
 
 if TYPE_CHECKING:
     from trimtab.rules import Slots
@@ -26,7 +27,7 @@ class Copies:
         weights: ``[B, n]`` parameters, site by site.
         slots: the rule's memory, one set a part: a site for an elementwise rule, else a parameter.
         buffers: ``[B, ...]`` the network's buffers (batch norm's statistics), by name.
-        average: weights and buffers averaged over the run, as :mod:`trimtab.average` has it; None where none is kept.
+        average: weights and buffers averaged over the run, as :mod:`trimtab.averaging` has it; None where none is kept.
     """
 
     weights: Tensor
@@ -67,6 +68,39 @@ def _moved(old: Tensor, new: Tensor, shares: Tensor) -> Tensor:
     if not new.is_floating_point():
         return torch.where(shares > 0, new, old)
     return torch.where(shares > 0, torch.lerp(old, new, shares.to(new.dtype)), old)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The members' averages that validated lowest; nothing in it is changed in place.
+
+    Attributes:
+        weights: ``[B, n]``.
+        buffers: ``[B, ...]`` by name.
+        memory: ``[B]`` each, as :mod:`trimtab.best` has it.
+    """
+
+    weights: Tensor
+    buffers: dict[str, Tensor]
+    memory: best.Memory
+
+    @classmethod
+    def of(cls, copies: Copies) -> Best:
+        """Give the members before their first validation."""
+        memory = {name: value.to(copies.weights.device) for name, value in best.start(len(copies.weights)).items()}
+        return cls(copies.weights, copies.buffers, memory)
+
+    def heard(self, val: Tensor, copies: Copies) -> Best:
+        """Take the validation losses ``[B]`` of members as they are now; what is not finite was not measured."""
+        is_lowest, memory = best.heard(val, self.memory)
+        now = copies.averaged()
+        weights, buffers = select(is_lowest, (now.weights, now.buffers), (self.weights, self.buffers))
+        return Best(weights, buffers, memory)
+
+    def used(self, copies: Copies) -> Copies:
+        """Give members as they are to be used: at the average that validated lowest where the last is clearly worse."""
+        now, is_past = copies.averaged(), best.is_past(self.memory)
+        return replace(copies, average=select(is_past, (self.weights, self.buffers), (now.weights, now.buffers)))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from trimtab.judgement import FINE, HARMED, TRIAL, Case, is_seen, judge, read
 from trimtab.level import Memory, followed, none_yet
 from trimtab.signals import Signals
 
-LATER = 0.5  # the cut of a rate that over-fitted
+LATER = 0.5  # the cut of a rate under which the validation loss rose
 DUE = ("kept_at", "val_at", "val_apart", "failures", "gave_up")  # what of the memory tells when a snapshot is due
 
 
@@ -73,12 +73,13 @@ class Guard:
     bound three times in a row (``BELIEVED``), a smaller rate cannot help: a lucky batch let a spoilt state pass, or
     the data has changed. The run then goes on from there at the first cut alone, and its level is taken anew.
 
-    A rate cannot undo what was learned by heart, so the guard does. No state is kept that fits the training data better
-    than the snapshot and validates worse, unless a loss has failed since; and where validations lie no further apart
-    than `longest` steps, or `spacing` of the steps so far, none but at a validation, so that a snapshot's loss is its
-    own. Where the validation loss is so twice in a row beyond ``kept + 2 rises + rise max(|kept|, 10 % of the way
-    made)``, with `rises` a moving mean of what it rises from one validation to the next, the run goes back to the
-    snapshot (to its average, where one is kept) at half its rate.
+    A rate cannot undo what was learned by heart, so the guard does. No state is kept that validates worse than the
+    snapshot, unless a loss has failed since; and where validations lie no further apart than `longest` steps, or
+    `spacing` of the steps so far, none but at a validation, so that a snapshot's loss is its own. Where the validation
+    loss is twice in a row beyond ``kept + 2 rises + rise max(|kept|, 10 % of the way made)``, with `rises` a moving
+    mean of what it rises from one validation to the next, the run goes back to the snapshot (to its average, where one
+    is kept) at half its rate. That is, where the training loss is below the snapshot's. Where it is not, a high rate
+    may yet pay: four times `rise` is allowed then (``LOOSE``), and after three tries (``BELIEVED``) anything.
 
     Args:
         margin: how many times its level a loss may rise beyond noise. The default is the factor ``exp(1.2)``.
@@ -168,8 +169,8 @@ class Guard:
 
         Returns:
             The verdict and the new memory. Where `restore` is set, the memory's moving means are those from before, or
-            the snapshot's own where the run over-fitted or the first steps did harm (noise is not forgotten), or this
-            reading's where the snapshot is unsound.
+            the snapshot's own where the validation loss rose or the first steps did harm (noise is not forgotten), or
+            this reading's where the snapshot is unsound.
         """
         losses, seen = read(signals, memory, self.margin), is_seen(signals, self.rise)
         due, wrong = self.is_due(signals.step.double(), memory), losses.reason != FINE
@@ -202,6 +203,7 @@ def _kept(case: Case, signals: Signals, memory: Memory, *, keep: Tensor, seen: T
     val = held_out.val
     # the snapshot's own loss is not known where it was taken between two validations: the next one tells
     own = torch.where(memory["val"].isposinf() & seen & ~memory["is_sure"], val, memory["kept_val"])
+    known = torch.fmax(own, memory["kept_val"])
     former = torch.cat([memory["kept_means"][:, :2], case.level["means"][:, 2:]], 1)
     means = torch.where(back[:, None], former, case.level["means"])
     return case.level | {
@@ -209,7 +211,7 @@ def _kept(case: Case, signals: Signals, memory: Memory, *, keep: Tensor, seen: T
         "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
         "worst": case.worst,
         "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
-        "kept_val": torch.where(keep & val.isfinite(), val, torch.fmax(own, memory["kept_val"])),
+        "kept_val": torch.where(keep & val.isfinite(), val, known).masked_fill(settles, math.nan),
         "val_at": torch.where(seen, signals.step, memory["val_at"]),
         "val_apart": torch.where(seen, signals.step - memory["val_at"], memory["val_apart"]),
         "is_sure": torch.where(keep, seen, memory["is_sure"]),

@@ -11,23 +11,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trimtab.best import risen
 from trimtab.level import Bounds, Memory, bounds, followed, none_yet
 from trimtab.signals import Signals
 
-FINE, NOT_FINITE, EXPLODED, OVER_FIT, HARMED, UNSOUND = 0, 1, 2, 3, 4, 5
+FINE, NOT_FINITE, EXPLODED, RISEN, HARMED, UNSOUND = 0, 1, 2, 3, 4, 5
 REASONS = (
     "",
     "the loss or the gradient is not finite",
     "the loss exploded",
-    "the model over-fits",
+    "the validation loss rose",
     "the first steps did harm",
     "the snapshot's own loss is as high",
 )
 GLITCHES = 3  # bad batches in a row that are believed to be such
 TRIAL, HARM = 7, 0.2  # up to this step only the first state is kept; a loss risen by this share of the first is harm
-RISES = 0.2  # the gain of the mean rise between two validations
 IN_A_ROW = 2  # validations that must be far too high: one of them may be chance
-BELIEVED = 3  # batches on which a snapshot must itself be too high, in a row: then no rate is to blame
+BELIEVED = 3  # how often a snapshot must itself be too high, in a row: then no rate is to blame
+LOOSE = 4  # how many times as far a validation loss may rise while the snapshot still fits best: a high rate may pay
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,17 @@ class HeldOut:
     Attributes:
         val: the last one.
         rises: its mean rise.
-        over: how often in a row it was far worse at a better fit.
+        over: how often in a row it was far worse.
         is_worse: bool, it is worse at all, and nothing has failed since the snapshot: going back that far a second time
             would cost more.
-        is_over_fit: bool, it was far worse often enough.
+        is_risen: bool, it was far worse often enough.
     """
 
     val: Tensor
     rises: Tensor
     over: Tensor
     is_worse: Tensor
-    is_over_fit: Tensor
+    is_risen: Tensor
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Case:
 
     Attributes:
         reason: int64, index into :data:`REASONS`.
-        is_back: bool, over-fitting or harm: the snapshot is gone back to for what it is, not for a failure.
+        is_back: bool, a risen validation loss, or harm: the snapshot is gone back to for what it is, not for a failure.
         is_lucky: bool, a bad batch: no rate is to blame.
         is_wild: bool, what only far too high a rate does.
         settles: bool, the snapshot itself is too high, and the run goes on from it.
@@ -149,9 +150,9 @@ def judge(losses: Losses, signals: Signals, memory: Memory, rise: float | None) 
     is_trial = (reason == FINE) & (signals.step <= TRIAL)
     worst = torch.where(is_trial, torch.fmax(memory["worst"], mean), memory["worst"])
     is_harmed = (signals.step == TRIAL) & (worst > memory["first"] + HARM * memory["first"].abs())
-    reason = torch.where((reason == FINE) & held_out.is_over_fit, OVER_FIT, reason.masked_fill(settles, UNSOUND))
+    reason = torch.where((reason == FINE) & held_out.is_risen, RISEN, reason.masked_fill(settles, UNSOUND))
     reason = torch.where((reason == FINE) & is_harmed, HARMED, reason).masked_fill(memory["gave_up"], FINE)
-    bad, back = reason != FINE, (reason == OVER_FIT) | (reason == HARMED)
+    bad, back = reason != FINE, (reason == RISEN) | (reason == HARMED)
     lucky = bad & ~back & is_calm & (memory["glitches"] < GLITCHES) & (memory["tries"] == 0)
     is_fit = ~bad & ~held_out.is_worse & ~is_up
     return Case(reason, back, lucky, is_wild, settles, is_fit, unsound, worst, level, held_out)
@@ -171,11 +172,13 @@ def _held_out(signals: Signals, means: Tensor, memory: Memory, rise: float | Non
     if signals.val_loss is None or rise is None:
         return HeldOut(val, rises, over, never, never)
     seen, now = is_seen(signals, rise), signals.val_loss.to(torch.float64)
-    up = (now - val).clamp_min(0).nan_to_num(0.0)
-    val, rises = torch.where(seen, now, val), torch.where(seen, rises + RISES * (up - rises), rises)
-    is_worse = (val > kept) & (means[:, 0] < memory["kept_means"][:, 0])
-    way = (memory["first"] - kept).clamp_min(0)
-    is_far = val > kept + 2 * rises + rise * torch.fmax(kept.abs(), 0.1 * way)
+    rises = torch.where(seen, risen(now, val, rises), rises)
+    val = torch.where(seen, now, val)
+    fits = means[:, 0] < memory["kept_means"][:, 0]
+    # where several tries from the snapshot came to no lower loss, it is the data that has changed
+    is_worse = (val > kept) & (fits | (memory["tries"] < BELIEVED))
+    level = torch.fmax(kept.abs(), 0.1 * (memory["first"] - kept).clamp_min(0))
+    is_far = val > kept + 2 * rises + torch.where(fits, rise, LOOSE * rise) * level
     over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
     return HeldOut(val, rises, over, is_worse & ~memory["has_failed"], seen & (over >= IN_A_ROW))
 

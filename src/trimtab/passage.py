@@ -11,10 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from trimtab.copies import Copies, Look, join, pick
+from trimtab.copies import Best, Copies, Look, join, pick
 from trimtab.features import Memory
 from trimtab.helm import HelmState
 from trimtab.signals import Observation, Signals
+
+PARTS: dict[str, type] = {"copies": Copies, "kept": Copies, "look": Look, "best": Best}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Passage:
         look: what the last step left for a reading; None where it left nothing.
         window: ``[B]`` losses since the last reading, oldest first.
         order: the stream's state.
+        best: the members' best averages so far; None where no average is kept, or none validated.
     """
 
     clock: Tensor
@@ -38,22 +41,28 @@ class Passage:
     look: Look | None
     window: tuple[Tensor, ...]
     order: dict[str, Any]
+    best: Best | None = None
 
     @property
     def step(self) -> int:
         """Optimizer steps taken, by the first member's clock."""
         return int(self.clock[0])
 
+    @property
+    def result(self) -> Copies:
+        """The members as they are to be used, or scored: at an earlier average where that validated clearly lower."""
+        return self.copies if self.best is None else self.best.used(self.copies)
+
     def tree(self) -> dict[str, Any]:
         """Give it as dictionaries, tuples, tensors and numbers, which ``torch.load(weights_only=True)`` reads."""
-        parts = {name: dict(vars(getattr(self, name))) for name in ("copies", "kept")}
-        return {**vars(self), **parts, "look": None if self.look is None else dict(vars(self.look))}
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {**vars(self), **{name: part and dict(vars(part)) for name, part in parts.items()}}
 
     @classmethod
     def of_tree(cls, tree: dict[str, Any]) -> Passage:
         """Take what `tree` gave."""
-        parts = {name: Copies(**tree[name]) for name in ("copies", "kept")}
-        return cls(**{**tree, **parts, "look": None if tree["look"] is None else Look(**tree["look"])})
+        made = {name: kind(**tree[name]) for name, kind in PARTS.items() if tree.get(name) is not None}
+        return cls(**{**tree, **made})
 
     def picked(self, members: Sequence[int]) -> Passage:
         """Give where some of the members stand, any of them several times."""

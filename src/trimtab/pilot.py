@@ -1,6 +1,6 @@
 """Pilot: what a user holds. One live run, its optimizer and a controller.
 
-Where a learning-rate scheduler was built, build a pilot (:func:`trimtab.attach`); where it was stepped, step the pilot.
+Where a scheduler was built, build a pilot (:func:`trimtab.attach`); where it was stepped, step the pilot.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ class Pilot(LRScheduler):
     ) -> None:
         # LRScheduler's own __init__ would take a step and wrap `optimizer.step`; only its fields are wanted.
         self.optimizer, self.every, self.mode, self.trace = optimizer, every, mode, trace
-        self._helm, self._gauge, self._wheel, self._snapshot = helm, gauge, wheel, snapshot
-        self._average = average
+        self._helm, self._gauge, self._wheel, self._snapshot, self._average = helm, gauge, wheel, snapshot, average
         self._validate, self._validate_every = validate, validate_every
         self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         self._state = helm.start(wheel.start[None])
@@ -131,6 +130,10 @@ class Pilot(LRScheduler):
         """The network at the average of its weights, called as itself, in evaluation mode; None where none is kept."""
         return self._average.model
 
+    def best(self) -> AveragedModel | None:
+        """Give the average to use: `average`, or a copy of one that validated clearly lower (:mod:`trimtab.best`)."""
+        return self._average.best()
+
     @property
     def is_due(self) -> bool:
         """Whether the optimizer has stepped since `step` was last called."""
@@ -140,17 +143,14 @@ class Pilot(LRScheduler):
         """Give each group's learning rate of the step to come, as floats."""
         return [float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group]
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]  # as above
-        """Give the same as `get_last_lr`."""
-        return self.get_last_lr()
+    get_lr = get_last_lr  # type: ignore[assignment]  # as above
 
     def metrics(self) -> dict[str, float]:
         """Give what a logger wants now: knobs per site, decisions, restores, skipped steps, overhead, features."""
         from trimtab.report import metrics_of
 
         counts = {"skipped": float(self._skipped), "overhead": self._watch.share}
-        seen = metrics_of(self._helm, self._state, self._wheel.used(), self.trace, counts)
-        return seen | self._gauge.metrics()
+        return metrics_of(self._helm, self._state, self._wheel.used(), self.trace, counts) | self._gauge.metrics()
 
     def brief(self) -> str:
         """Say in a few words where the knobs are, for a progress bar: ``lr 6.1e-4↓``."""
@@ -172,10 +172,7 @@ class Pilot(LRScheduler):
         write_report(self.trace, path, f"The pilot took {share:.2%} of the run's time, {each:.2f} ms a step.")
 
     def disable(self) -> None:
-        """Stop turning, and put back the values of the user, or of the wrapped schedule, bit for bit.
-
-        From here on `step` does nothing but step the wrapped schedule, if there is one.
-        """
+        """Stop turning; put back the values of the user, or of the wrapped schedule, which `step` then steps alone."""
         self._wheel.let_go()
         self._gauge.release()
         self.is_enabled = False
@@ -202,7 +199,7 @@ class Pilot(LRScheduler):
             "helm": copied(self._state),
             "gauge": self._gauge.state_dict(),
             "snapshot": kept or {},
-            "average": copied(self._average.state_dict()),
+            "average": self._average.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -220,11 +217,12 @@ class Pilot(LRScheduler):
         self._gauge.check(state["gauge"])
         if state["snapshot"] and self._snapshot is not None:
             self._snapshot.check(state["snapshot"])
+        average = self._average.matched(state["average"])
         self._gauge.load_state_dict(state["gauge"])
         self.last_epoch, self._answered, self._skipped = state["step"], state["answered"], state["skipped"]
         self._wheel.load_state_dict(state)
         self._state = state["helm"]
-        self._average.load_state_dict(state["average"], state["answered"])
+        self._average.load_state_dict(average, state["answered"])
         if self._snapshot is not None:
             self._snapshot.load(state["snapshot"] or None)
         if state["world"] != world():
@@ -284,6 +282,7 @@ class Pilot(LRScheduler):
         """Decide; give the validation loss that all ranks agree on."""
         used, alone = self._wheel.used(), self._wheel.alone()
         signals = self._gauge.read(number, used, measured)
+        self._average.heard(signals.val_loss)
         if self.mode != "act":
             mine = {"position": self._helm.panel.to_unit(used[None]).clamp(0, 1), "values": used[None]}
             decision, state = self._helm.steer(signals, self._state | mine)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from trimtab.controller import Controller, State
-from trimtab.copies import Copies
+from trimtab.copies import Best, Copies
 from trimtab.errors import KnobError, OrderError
 from trimtab.guard import Guard
 from trimtab.helm import Decision, Helm, HelmState, is_restored
-from trimtab.judgement import OVER_FIT
+from trimtab.judgement import RISEN
 from trimtab.passage import Leg, Passage, Pause
 from trimtab.signals import EARLY, Signals
 from trimtab.stream import Stream
@@ -37,7 +37,7 @@ class Rollout:
         losses: ``[T, B]`` training loss at the weights before each step.
         values: ``[T, B, S, K]`` knob values that each step used.
         decisions: one a reading, in order.
-        copies: the members at the end.
+        copies: the members at the end, as they are to be used (:attr:`trimtab.passage.Passage.result`).
         state: the helm's state at the end.
     """
 
@@ -60,7 +60,7 @@ class Voyage:
         horizon: planned steps, as declared to the controller; None: undeclared.
         guard: brings members back that go off the rails; None: nobody does.
         validate_every: measure the loss on the validation split at readings that are multiples of it; None: never.
-        averages: keep an average of the weights (:mod:`trimtab.average`) and validate there; None: where the
+        averages: keep an average of the weights (:mod:`trimtab.averaging`) and validate there; None: where the
             controller needs it.
     """
 
@@ -98,7 +98,8 @@ class Voyage:
         copies, order = self.plant.start(seeds), self._stream(seeds).state_dict()
         copies = copies.averaging() if self.averages else copies
         clock = torch.zeros(len(seeds), dtype=torch.int64)
-        return Passage(clock, copies, self.helm.start(values.to(self.plant.device)), copies, None, (), order)
+        best = Best.of(copies) if self.averages and self.validate_every is not None else None
+        return Passage(clock, copies, self.helm.start(values.to(self.plant.device)), copies, None, (), order, best)
 
     def advance(self, passage: Passage, steps: int) -> tuple[Passage, Rollout]:
         """Take optimizer steps.
@@ -120,7 +121,7 @@ class Voyage:
                 move, mind = self.helm.controller.act(leg.pause.seen, passage.state["mind"])
                 decision, passage = self.decide(passage, leg.pause, move, mind)
                 decisions.append(decision)
-        done = Rollout(torch.stack(losses), torch.stack(used), decisions, passage.copies, passage.state)
+        done = Rollout(torch.stack(losses), torch.stack(used), decisions, passage.result, passage.state)
         return replace(passage, order=stream.state_dict()), done
 
     def stream(self, passage: Passage) -> Stream:
@@ -145,7 +146,7 @@ class Voyage:
             OrderError: the members' readings do not come together.
         """
         plant, clock = self.plant, passage.clock
-        copies, look, window = passage.copies, passage.look, list(passage.window)
+        copies, look, window, best = passage.copies, passage.look, list(passage.window), passage.best
         apart = clock - clock[0]
         if bool(apart.any()) and (int(clock.min()) < EARLY[-1] or bool((apart % plant.every).any())):
             raise OrderError(f"Members sail together whose readings come together, got {clock.tolist()} steps taken.")
@@ -163,10 +164,12 @@ class Voyage:
             window.append(loss.detach())
             if reading is not None:
                 before = replace(before, buffers=copies.buffers)  # as a live snapshot, taken after the forward pass
-                signals = _signals(reading, window, now.detach(), clock, self._measured(copies, loss, clock))
+                val = self._measured(copies, loss, clock)
+                best = best if best is None or val is None else best.heard(val, copies)
+                signals = _signals(reading, window, now.detach(), clock, val)
                 pause = Pause(*self.helm.see(signals, passage.state), before)
                 window = []
-        done = replace(passage, clock=clock, copies=copies, look=look, window=tuple(window))
+        done = replace(passage, clock=clock, copies=copies, look=look, window=tuple(window), best=best)
         return done, Leg(losses, used, pause)
 
     def decide(self, passage: Passage, pause: Pause, move: Tensor, mind: State) -> tuple[Decision, Passage]:
@@ -185,7 +188,7 @@ class Voyage:
         decision, state = self.helm.turn(pause.seen, move, {"memory": pause.memory, "mind": mind}, passage.state)
         if is_restored(decision) and decision.verdict is not None:
             copies = plant.select(decision.verdict.restore, kept, copies)
-            copies = plant.select(decision.verdict.reason == OVER_FIT, copies.averaged(), copies)
+            copies = plant.select(decision.verdict.reason == RISEN, copies.averaged(), copies)
             look = plant.forget(decision.verdict.restore, copies, look)
         if decision.verdict is not None and bool(decision.verdict.keep.any()):
             kept = plant.select(decision.verdict.keep, pause.before, kept)

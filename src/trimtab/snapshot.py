@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimtab.aside import aside
 from trimtab.average import Average
 from trimtab.checkpoint import copied
 from trimtab.errors import StateError
 from trimtab.guard import Verdict
-from trimtab.judgement import OVER_FIT
-from trimtab.ranks import is_sharded
+from trimtab.judgement import RISEN
 
 State = dict[str, Any]
 PARTS = ("params", "slots", "groups", "buffers", "average")
@@ -47,11 +47,11 @@ class Snapshot:
         """Copy the state now, in place of what was held and not kept."""
         slots = self._optimizer.state
         self._held = {
-            "params": [_copied(p.detach()) for p in self._params()],
-            "slots": [{name: _copied(v) for name, v in slots[p].items()} if p in slots else {} for p in self._params()],
+            "params": [aside(p.detach()) for p in self._params()],
+            "slots": [{name: aside(v) for name, v in slots[p].items()} if p in slots else {} for p in self._params()],
             "groups": [_counted(group) for group in self._optimizer.param_groups],
-            "buffers": [] if self._model is None else [_copied(b) for b in self._model.buffers()],
-            "average": [_copied(t.detach()) for t in self._average.tensors()],
+            "buffers": [] if self._model is None else [aside(b) for b in self._model.buffers()],
+            "average": [aside(t.detach()) for t in self._average.tensors()],
         }
 
     def keep(self) -> None:
@@ -62,11 +62,11 @@ class Snapshot:
     def obey(self, verdict: Verdict) -> None:
         """Do as the guard says of a run of one member: go back, keep what is held, or neither.
 
-        Where the run over-fitted and an average is kept, it goes back to the snapshot's average: that was validated.
+        Where the validation loss rose and an average is kept, it goes back to the snapshot's average: that was judged.
         """
         if bool(verdict.restore):
             self.restore()
-            if int(verdict.reason) == OVER_FIT:
+            if int(verdict.reason) == RISEN:
                 self._average.put()
         if bool(verdict.keep):
             self.keep()
@@ -173,12 +173,3 @@ def _put(group: dict[str, Any], name: str, value: Any) -> None:
         group[name].copy_(value)
     else:
         group[name] = copied(value)
-
-
-def _copied(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return copy.deepcopy(value)
-    if value.device.type != "cuda" or is_sharded(value):  # a shard stays where it is: pinned memory knows no shards
-        return value.detach().clone()
-    pinned = torch.empty_like(value, device="cpu", pin_memory=True)
-    return pinned.copy_(value, non_blocking=True)

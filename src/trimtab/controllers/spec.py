@@ -31,7 +31,7 @@ class Spec(TypedDict):
         reach: moves are within ``[-reach, reach]``, at most 1 ...
         leap: ... or, in the first ten steps, this many times as far, at most :data:`trimtab.knobs.LEAP`.
         calm: after them it reads moving means of what it sees of the training, which keep this share at a reading.
-        average: the runs it was taught on were read at an average of their weights (:mod:`trimtab.average`).
+        average: the runs it was taught on were read at an average of their weights (:mod:`trimtab.averaging`).
     """
 
     features: list[str]

@@ -80,11 +80,11 @@ def attempt(
     values = starts[:, None].expand(-1, len(plant.sites), -1)
     mark = max(1, round(BEFORE * lesson.horizon))
     passage, early = voyage.advance(voyage.begin(values, seeds), mark)
-    before = held_out(lesson, plant, passage.copies)
+    before = held_out(lesson, plant, passage.result)
     passage, late = voyage.advance(passage, lesson.horizon - mark)
     restores: Tensor = passage.state["guard"]["restores"]
     losses = torch.cat([early.losses, late.losses])
-    return outcome(lesson, losses, before, held_out(lesson, plant, passage.copies)), restores
+    return outcome(lesson, losses, before, held_out(lesson, plant, passage.result)), restores
 
 
 def held_out(lesson: Lesson, plant: Plant, copies: Copies) -> Tensor:

@@ -150,7 +150,7 @@ def _taken(leg: Leg) -> tuple[Underway, Tensor, float]:
         before = begun(leg.count, lesson, voyage, starts, seeds, torch.zeros(pairs, size, dtype=torch.float64))
     steps = min(teacher.unroll, lesson.horizon - before.passage.step)
     passage, done = voyage.advance(before.passage, steps)
-    held = held_out(lesson, plant, passage.copies)
+    held = held_out(lesson, plant, passage.result)
     cost = piece(lesson, done.losses, before.held, held)
     plus, minus = cost.chunk(2)
     return Underway(leg.count, passage, held, before.drift + noise), minus - plus, float(cost.mean())

@@ -197,7 +197,7 @@ def _taken(leg: Stretch) -> tuple[Underway, Tensor, float]:
             drift = torch.zeros(0, teacher.genome.size, dtype=torch.float64)
             before = begun(leg.count, lesson, voyage, starts, seeds, drift)
         passage, done = voyage.advance(before.passage, min(teacher.unroll, lesson.horizon - before.passage.step))
-        held = held_out(lesson, plant, passage.copies)
+        held = held_out(lesson, plant, passage.result)
         after.append(Underway(leg.count, cut_loose(passage), held.detach(), before.drift))
         return piece(lesson, done.losses, before.held, held)
 

@@ -135,7 +135,7 @@ def _members(
     for point in range(1, POINTS + 1):
         steps = round(entry.steps * point / POINTS) - passage.step
         passage, done = voyage.advance(passage, steps)
-        curve.append(_score(plant, passage.copies, scored))
+        curve.append(_score(plant, passage.result, scored))
         used.append(done.values[..., plant.panel.names.index("lr")].log().mean(2).exp())
     guarded = passage.state.get("guard")
     restores = torch.zeros(len(values)) if guarded is None else guarded["restores"].float()

@@ -1,0 +1,57 @@
+"""Best: which of a validated run's averages to use, the last one or the one that validated lowest.
+
+A rate that is high to the end may end in a rise, and nobody is left to mend it. So the average that validated lowest is
+kept aside. It is used where the last validation loss lies above its own by more than twice what the loss rises by from
+one validation to the next in the mean: less may be chance, and what is chosen by chance is not better. One law for the
+live run (:class:`trimtab.average.Average`) and for the plant (:class:`trimtab.copies.Best`).
+
+Letters: ``B`` members.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Memory = dict[str, Tensor]
+GAIN = 0.2  # of the mean rise between two validations
+BEYOND = 2  # mean rises that are no more than chance
+
+
+def start(members: int) -> Memory:
+    """Give the memory before the first validation, each ``[B]`` float64: last loss, lowest loss, mean rise."""
+    values = {"last": math.nan, "lowest": math.inf, "rises": 0.0}
+    return {name: torch.full((members,), value, dtype=torch.float64) for name, value in values.items()}
+
+
+def risen(val: Tensor, last: Tensor, rises: Tensor) -> Tensor:
+    """Give the mean rise ``[B]`` after a validation: what is no rise, or follows on none, counts as 0."""
+    up = (val - last).clamp_min(0).nan_to_num(0.0)
+    return rises + GAIN * (up - rises)
+
+
+def heard(val: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    """Take validation losses.
+
+    Args:
+        val: ``[B]``; what is not finite counts as not measured.
+        memory: what `start` or the last call handed back; not changed in place.
+
+    Returns:
+        ``[B]`` bool, whose is the lowest so far; and the new memory.
+    """
+    val, seen = val.detach().to(torch.float64), val.isfinite()
+    rises = risen(val, memory["last"], memory["rises"])
+    is_lowest = seen & (val < memory["lowest"])
+    return is_lowest, {
+        "last": torch.where(seen, val, memory["last"]),
+        "lowest": torch.where(is_lowest, val, memory["lowest"]),
+        "rises": torch.where(seen, rises, memory["rises"]),
+    }
+
+
+def is_past(memory: Memory) -> Tensor:
+    """Say for which members ``[B]`` the average that validated lowest is the one to use, not the last."""
+    return memory["last"] > memory["lowest"] + BEYOND * memory["rises"]
