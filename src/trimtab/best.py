@@ -1,9 +1,11 @@
 """Best: which of a validated run's averages to use, the last one or the one that validated lowest.
 
 A rate that is high to the end may end in a rise, and nobody is left to mend it. So the average that validated lowest is
-kept aside. It is used where the last validation loss lies above its own by more than twice what the loss rises by from
-one validation to the next in the mean: less may be chance, and what is chosen by chance is not better. One law for the
-live run (:class:`trimtab.average.Average`) and for the plant (:class:`trimtab.copies.Best`).
+kept aside. It is used where the last validation loss lies clearly above its own, beyond ``lowest + 2 rises + 5 % of
+max(|lowest|, 10 % of the way made)``, with `rises` a moving mean of what the loss rises by from one validation to the
+next: less may be chance, and what is chosen by chance is not better. The same is a clear rise to the guard
+(:mod:`trimtab.judgement`). One law for the live run (:class:`trimtab.average.Average`) and for the plant
+(:class:`trimtab.copies.Best`).
 
 Letters: ``B`` members.
 """
@@ -17,12 +19,13 @@ from torch import Tensor
 
 Memory = dict[str, Tensor]
 GAIN = 0.2  # of the mean rise between two validations
-BEYOND = 2  # mean rises that are no more than chance
+BEYOND, RISE = 2, 0.05  # mean rises that are no more than chance, and the share of a loss's scale
+WAY = 0.1  # share of the way made, below which a loss's scale counts no further
 
 
 def start(members: int) -> Memory:
-    """Give the memory before the first validation, each ``[B]`` float64: last loss, lowest loss, mean rise."""
-    values = {"last": math.nan, "lowest": math.inf, "rises": 0.0}
+    """Give the memory before the first validation, each ``[B]`` float64: first, last, lowest loss and mean rise."""
+    values = {"first": math.nan, "last": math.nan, "lowest": math.inf, "rises": 0.0}
     return {name: torch.full((members,), value, dtype=torch.float64) for name, value in values.items()}
 
 
@@ -30,6 +33,11 @@ def risen(val: Tensor, last: Tensor, rises: Tensor) -> Tensor:
     """Give the mean rise ``[B]`` after a validation: what is no rise, or follows on none, counts as 0."""
     up = (val - last).clamp_min(0).nan_to_num(0.0)
     return rises + GAIN * (up - rises)
+
+
+def scale(val: Tensor, first: Tensor) -> Tensor:
+    """Give ``[B]`` what a rise is held to: the loss itself, or a tenth of the way that it came from the first one."""
+    return torch.fmax(val.abs(), WAY * (first - val).clamp_min(0))
 
 
 def heard(val: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
@@ -46,6 +54,7 @@ def heard(val: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
     rises = risen(val, memory["last"], memory["rises"])
     is_lowest = seen & (val < memory["lowest"])
     return is_lowest, {
+        "first": torch.where(memory["first"].isnan() & seen, val, memory["first"]),
         "last": torch.where(seen, val, memory["last"]),
         "lowest": torch.where(is_lowest, val, memory["lowest"]),
         "rises": torch.where(seen, rises, memory["rises"]),
@@ -54,4 +63,5 @@ def heard(val: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
 
 def is_past(memory: Memory) -> Tensor:
     """Say for which members ``[B]`` the average that validated lowest is the one to use, not the last."""
-    return memory["last"] > memory["lowest"] + BEYOND * memory["rises"]
+    lowest = memory["lowest"]
+    return memory["last"] > lowest + BEYOND * memory["rises"] + RISE * scale(lowest, memory["first"])
