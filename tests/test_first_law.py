@@ -406,9 +406,16 @@ def test_over_fitting_is_taken_back_alike(is_averaged: bool) -> None:
     simulated, live = assert_law(course)
     found = [decision.verdict.reason[LIVE] for decision in simulated.decisions]
     assert RISEN in found
-    if is_averaged:  # the law was held to an earlier average
-        assert live.pilot.best() is not live.pilot.average
     assert 1 <= int(simulated.state["guard"]["restores"][LIVE]) == live.pilot.trace.restores
+
+
+def test_the_average_to_use_is_the_same_on_both_ends() -> None:
+    """Where nobody takes over-fitting back, it is not the last one."""
+    course = made("adam", "constant", "digits-mlp-v1", "run", validate_every=10, guard=Guard(rise=None))
+    course.task, course.start["lr"] = Few(), 0.01
+    course.controller = Policy.for_panel(course.panel, 4, prior="constant", average=True)
+    _, live = assert_law(course)
+    assert live.pilot.best() is not live.pilot.average
 
 
 def test_without_a_guard_nothing_is_restored() -> None:
