@@ -1,11 +1,10 @@
 """Best: which of a validated run's averages to use, the last one or the one that validated lowest.
 
 A rate that is high to the end may end in a rise, and nobody is left to mend it. So the average that validated lowest is
-kept aside. It is used where the last validation loss lies clearly above its own, beyond ``lowest + 2 rises + 5 % of
-max(|lowest|, 10 % of the way made)``, with `rises` a moving mean of what the loss rises by from one validation to the
-next: less may be chance, and what is chosen by chance is not better. The same is a clear rise to the guard
-(:mod:`trimtab.judgement`). One law for the live run (:class:`trimtab.average.Average`) and for the plant
-(:class:`trimtab.copies.Best`).
+kept aside. It is used where the last validation loss lies clearly above its own, beyond ``lowest + 2 rises + 2 % of
+max(|lowest|, first - lowest)``, with `rises` a moving mean of what the loss rises by from one validation to the next
+and `first` the first one: less may be chance, and what is chosen by chance is not better. One law for the live run
+(:class:`trimtab.average.Average`) and for the plant (:class:`trimtab.copies.Best`).
 
 Letters: ``B`` members.
 """
@@ -19,8 +18,7 @@ from torch import Tensor
 
 Memory = dict[str, Tensor]
 GAIN = 0.2  # of the mean rise between two validations
-BEYOND, RISE = 2, 0.05  # mean rises that are no more than chance, and the share of a loss's scale
-WAY = 0.1  # share of the way made, below which a loss's scale counts no further
+BEYOND, RISE = 2, 0.02  # mean rises that are no more than chance, and share of the loss or of the way made
 
 
 def start(members: int) -> Memory:
@@ -33,11 +31,6 @@ def risen(val: Tensor, last: Tensor, rises: Tensor) -> Tensor:
     """Give the mean rise ``[B]`` after a validation: what is no rise, or follows on none, counts as 0."""
     up = (val - last).clamp_min(0).nan_to_num(0.0)
     return rises + GAIN * (up - rises)
-
-
-def scale(val: Tensor, first: Tensor) -> Tensor:
-    """Give ``[B]`` what a rise is held to: the loss itself, or a tenth of the way that it came from the first one."""
-    return torch.fmax(val.abs(), WAY * (first - val).clamp_min(0))
 
 
 def heard(val: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
@@ -64,4 +57,5 @@ def heard(val: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
 def is_past(memory: Memory) -> Tensor:
     """Say for which members ``[B]`` the average that validated lowest is the one to use, not the last."""
     lowest = memory["lowest"]
-    return memory["last"] > lowest + BEYOND * memory["rises"] + RISE * scale(lowest, memory["first"])
+    height = torch.maximum(lowest.abs(), memory["first"] - lowest)
+    return memory["last"] > lowest + BEYOND * memory["rises"] + RISE * height

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimtab.best import BEYOND, risen, scale
+from trimtab.best import BEYOND, risen
 from trimtab.level import Bounds, Memory, bounds, followed, none_yet
 from trimtab.signals import Signals
 
@@ -177,7 +177,8 @@ def _held_out(signals: Signals, means: Tensor, memory: Memory, rise: float | Non
     fits = means[:, 0] < memory["kept_means"][:, 0]
     # where several tries from the snapshot came to no lower loss, it is the data that has changed
     is_worse = (val > kept) & (fits | (memory["tries"] < BELIEVED))
-    is_far = val > kept + BEYOND * rises + torch.where(fits, rise, LOOSE * rise) * scale(kept, memory["first"])
+    level = torch.fmax(kept.abs(), 0.1 * (memory["first"] - kept).clamp_min(0))
+    is_far = val > kept + BEYOND * rises + torch.where(fits, rise, LOOSE * rise) * level
     over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
     return HeldOut(val, rises, over, is_worse & ~memory["has_failed"], seen & (over >= IN_A_ROW))
 
