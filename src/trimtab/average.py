@@ -76,7 +76,7 @@ class Average:
             return
         is_lowest, self._memory = best.heard(val, self._memory)
         if bool(is_lowest):
-            self._lowest = [aside(tensor) for tensor in self.tensors()]
+            self._lowest = [aside(tensor, waits=True) for tensor in self.tensors()]
 
     @torch.no_grad()
     def best(self) -> AveragedModel | None:
@@ -115,7 +115,7 @@ class Average:
             state = {"model": state, "lowest": [], "memory": best.start(1)}
         mine = self.state_dict()
         if mine:
-            mine["lowest"] = self.tensors() if state.get("lowest") else []
+            mine["lowest"] = [aside(tensor) for tensor in self.tensors()] if state.get("lowest") else []
         found: State = fitted(state, mine, "average")
         return found
 
