@@ -246,6 +246,36 @@ def test_the_average_to_use_is_the_last_but_where_it_is_clearly_worse(vals: list
     assert all(map(torch.equal, means[60], run.averages())) is False
 
 
+def test_a_run_that_diverges_has_its_best_average() -> None:
+    """One that is no number was not heard of, and is not used, live and in the plant; before any validation it is."""
+    run = Run(controller="constant", average=True, guard=False, turns=20)
+    run.go(0, 9)
+    assert run.pilot.best() is run.pilot.average
+    run.go(9, 20)
+    mean = run.averages()
+    with torch.no_grad():
+        next(run.net.parameters()).fill_(math.nan)
+    run.go(20, 25)
+    assert not all(bool(tensor.isfinite().all()) for tensor in run.averages())
+    assert all(map(torch.equal, mean, run.averages("best")))
+    copies = Copies(torch.ones(2, 1, dtype=F64), (), {}).averaging()
+    heard = Best.of(copies).heard(torch.tensor([1.0, math.nan]), copies)
+    lost = torch.full((2, 1), math.nan, dtype=F64)
+    used = heard.used(replace(copies, average=(lost, {}))).averaged()
+    assert used.weights.isfinite().flatten().tolist() == [True, False]
+
+
+def test_the_best_average_is_a_copy_of_the_average_alone() -> None:
+    """The network in training may hold what cannot be copied, and is no part of it."""
+    run = Run(controller="constant", average=True, guard=False, turns=10)
+    run.go(0, 30)
+    run.net.seen = run.net(run.x)  # type: ignore[assignment]  # with its graph
+    found = run.pilot.best()
+    assert found is not None
+    assert found is not run.pilot.average
+    assert not {id(p) for p in found.parameters()} & {id(p) for p in run.net.parameters()}
+
+
 def test_members_are_used_at_their_own_best_average() -> None:
     """In the plant each member's is chosen for itself, by the same law, and the members themselves stay as they are."""
     rows = {"one": [3.0, 1.0, 2.0, 3.0], "other": [3.0, 2.0, 1.0, 0.5]}

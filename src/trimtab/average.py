@@ -17,6 +17,7 @@ from trimtab.aside import aside
 from trimtab.averaging import share, stride
 from trimtab.checkpoint import copied, fitted
 from trimtab.errors import SignalError
+from trimtab.ranks import local
 
 State = dict[str, Any]
 
@@ -81,9 +82,12 @@ class Average:
     @torch.no_grad()
     def best(self) -> AveragedModel | None:
         """Give the average to use: `model`, or, where it validates clearly worse, a copy that holds the lowest."""
-        if self.model is None or not bool(best.is_past(self._memory)):
+        if self.model is None:
+            return None
+        is_sane = all(bool(local(p).isfinite().all()) for p in self.model.module.parameters())
+        if not bool(best.is_past(self._memory, torch.tensor([is_sane]))):
             return self.model
-        made: AveragedModel = copy.deepcopy(self.model)
+        made: AveragedModel = copy.deepcopy(self.model, {id(self): self})  # not the network in training too
         for tensor, lowest in zip(_tensors(made), self._lowest, strict=True):
             tensor.copy_(lowest)
         return made

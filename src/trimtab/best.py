@@ -54,8 +54,17 @@ def heard(val: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
     }
 
 
-def is_past(memory: Memory) -> Tensor:
-    """Say for which members ``[B]`` the average that validated lowest is the one to use, not the last."""
+def is_past(memory: Memory, is_sane: Tensor) -> Tensor:
+    """Say for which members ``[B]`` the average that validated lowest is the one to use, not the last.
+
+    Args:
+        memory: what `heard` gave.
+        is_sane: ``[B]`` bool, whose last average is finite; one that is not was not heard of either.
+
+    Returns:
+        ``[B]`` bool.
+    """
     lowest = memory["lowest"]
     height = torch.maximum(lowest.abs(), memory["first"] - lowest)
-    return memory["last"] > lowest + BEYOND * memory["rises"] + RISE * height
+    is_worse = memory["last"] > lowest + BEYOND * memory["rises"] + RISE * height
+    return lowest.isfinite() & (is_worse | ~is_sane)

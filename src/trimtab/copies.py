@@ -99,7 +99,8 @@ class Best:
 
     def used(self, copies: Copies) -> Copies:
         """Give members as they are to be used: at the average that validated lowest where the last is clearly worse."""
-        now, is_past = copies.averaged(), best.is_past(self.memory)
+        now = copies.averaged()
+        is_past = best.is_past(self.memory, now.weights.isfinite().all(1))
         return replace(copies, average=select(is_past, (self.weights, self.buffers), (now.weights, now.buffers)))
 
 

@@ -88,7 +88,7 @@ class Guard:
         spacing: a new snapshot is due when this share of the steps so far has passed since the last, so that early ones
             lie close and later ones cost little; each failure brings them closer, for such a run needs them more ...
         longest: ... or this many steps. A restore loses no more than that, what passed since the last reading, and,
-            where validations are judged, what passed while a snapshot waited for the next one.
+            where validations are judged, what passed while none was as low as the snapshot's.
         rise: how many times its level a validation loss may rise while the training loss falls; None: it may for ever.
         in_checkpoint: whether ``Pilot.state_dict`` carries the snapshot (exact resume in the middle of trouble) or
             leaves it out (a smaller checkpoint; after a load the loaded weights are the snapshot).
