@@ -15,11 +15,18 @@ from torch import nn
 import trimtab
 from trimtab.average import Average
 from trimtab.averaging import ETA, SAMPLES, share, stride
+from trimtab.controllers import WarmupCosine
 from trimtab.copies import Best, Copies
-from trimtab.errors import SignalError, StateError
+from trimtab.errors import OrderError, SignalError, StateError
 from trimtab.guard import Verdict
 from trimtab.judgement import EXPLODED, RISEN
+from trimtab.knobs import Panel
+from trimtab.passage import Passage
+from trimtab.plant import Plant
+from trimtab.rollout import Voyage
+from trimtab.rules import SGD
 from trimtab.snapshot import Snapshot
+from trimtab.tasks import task_named
 
 F64 = torch.float64
 
@@ -103,6 +110,7 @@ class Run:
             settings |= {"validate": lambda: abs(self.pilot.last_epoch - turns), "validate_every": 10}
         self.pilot = trimtab.attach(self.optimizer, horizon=120, model=self.net, **settings)
         self.x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1)).double()
+        self.loss: float | None = None  # told in place of the true one
 
     def go(self, first: int, last: int) -> None:
         """Take the steps after `first` up to `last`."""
@@ -112,7 +120,7 @@ class Run:
             loss = (self.net(x) - x.sum(1, keepdim=True)).square().mean()
             loss.backward()
             self.optimizer.step()
-            self.pilot.step(loss)
+            self.pilot.step(loss if self.loss is None else self.loss)
             self.pilot.step(loss)  # calls without an optimizer step in between do nothing
 
     def now(self) -> list[torch.Tensor]:
@@ -244,6 +252,10 @@ def test_the_average_to_use_is_the_last_but_where_it_is_clearly_worse(vals: list
     assert not found.training
     run.go(60, 65)
     assert all(map(torch.equal, means[60], run.averages())) is False
+    kept = run.averages("best")
+    run.pilot.disable()
+    run.go(65, 70)
+    assert all(map(torch.equal, kept, run.averages("best")))
 
 
 def test_a_run_that_diverges_has_its_best_average() -> None:
@@ -259,7 +271,7 @@ def test_a_run_that_diverges_has_its_best_average() -> None:
     assert not all(bool(tensor.isfinite().all()) for tensor in run.averages())
     assert all(map(torch.equal, mean, run.averages("best")))
     copies = Copies(torch.ones(2, 1, dtype=F64), (), {}).averaging()
-    heard = Best.of(copies).heard(torch.tensor([1.0, math.nan]), copies)
+    heard = Best.of(copies).heard(torch.tensor([1.0, math.nan]), copies, torch.zeros(2, dtype=torch.bool))
     lost = torch.full((2, 1), math.nan, dtype=F64)
     used = heard.used(replace(copies, average=(lost, {}))).averaged()
     assert used.weights.isfinite().flatten().tolist() == [True, False]
@@ -280,19 +292,61 @@ def test_members_are_used_at_their_own_best_average() -> None:
     """In the plant each member's is chosen for itself, by the same law, and the members themselves stay as they are."""
     rows = {"one": [3.0, 1.0, 2.0, 3.0], "other": [3.0, 2.0, 1.0, 0.5]}
     copies = Copies(torch.zeros(2, 1, dtype=F64), (), {"count": torch.zeros(2, 1)}).averaging()
-    found = Best.of(copies)
+    found, none = Best.of(copies), torch.zeros(2, dtype=torch.bool)
     for step, val in enumerate(zip(*rows.values(), strict=True), 1):
         copies = replace(copies, weights=torch.full((2, 1), -1.0, dtype=F64))
         mean = (torch.full((2, 1), step, dtype=F64), {"count": torch.full((2, 1), 10.0 * step)})
         copies = replace(copies, average=mean)
-        found = found.heard(torch.tensor(val, dtype=F64), copies)
-        unmeasured = found.heard(torch.full((2,), math.nan), copies)
+        found = found.heard(torch.tensor(val, dtype=F64), copies, none)
+        unmeasured = found.heard(torch.full((2,), math.nan), copies, none)
         assert all(torch.equal(unmeasured.memory[name], known) for name, known in found.memory.items())
     used = found.used(copies)
     assert used.averaged().weights.flatten().tolist() == [2.0, 4.0]
     assert used.averaged().buffers["count"].flatten().tolist() == [20.0, 40.0]
     assert torch.equal(used.weights, copies.weights)
-    assert float(found.memory["rises"][0]) == pytest.approx(0.2 + 0.8 * 0.2)
+    assert float(found.memory["rises"][0]) == pytest.approx(0.2 * 0.5 + 0.8 * 0.2 * 0.5)  # a quarter of the way each
+
+
+def test_the_lowest_is_used_after_a_return_until_the_next_validation() -> None:
+    """What validates in an explosion is of a state that is gone, and the snapshot's own loss is not known yet."""
+    told = iter([3.0, 2.0, 1.0, 1.1, 1e9, 1.0, 0.9])
+    run = Run(controller="constant", average=True, validate=lambda: next(told), validate_every=10)
+    run.go(0, 30)
+    lowest = run.averages()
+    run.go(30, 49)
+    run.loss = 1e9
+    run.go(49, 50)
+    assert run.pilot.trace.restores == 1
+    memory = run.pilot.state_dict()["average"]["memory"]
+    known = {name: pytest.approx(value) for name, value in {"first": 3.0, "lowest": 1.0, "rises": 0.02}.items()}
+    assert {name: float(memory[name]) for name in known} == known
+    assert all(map(torch.equal, lowest, run.averages("best")))
+    run.loss = None
+    run.go(50, 60)
+    assert run.pilot.best() is run.pilot.average
+    run.go(60, 70)
+    assert run.pilot.best() is run.pilot.average
+
+
+@pytest.mark.parametrize(("members", "at"), [([0, 1], [2.0, 4.0]), ([1], [4.0]), ([1, 0, 1], [4.0, 2.0, 4.0])])
+def test_the_best_goes_with_its_member(members: list[int], at: list[float]) -> None:
+    """Where members are picked, joined or written down, each has its own best average still."""
+    plant = Plant(task_named("digits-mlp-v1"), SGD(), Panel.of(["lr"]))
+    voyage = Voyage(plant, WarmupCosine(), horizon=40, validate_every=10, averages=True)
+    passage = voyage.begin(torch.full((2, 1, 1), 0.1, dtype=F64), (0, 1))
+    none, vals = torch.zeros(2, dtype=torch.bool), ([3.0, 3.0], [1.0, 2.0], [2.0, 2.0], [3.0, 0.5])
+    for step, val in enumerate(vals, 1):
+        mean = (torch.full_like(passage.copies.weights, step), passage.copies.buffers)
+        copies = replace(passage.copies, average=mean)
+        assert passage.best is not None
+        passage = replace(passage, copies=copies, best=passage.best.heard(torch.tensor(val), copies, none))
+    found = Passage.joined([passage.picked([member]) for member in members]).tree()
+    used = Passage.of_tree(found).result.averaged().weights
+    assert used.mean(1).tolist() == at
+    assert passage.picked(members).result.averaged().weights.mean(1).tolist() == at
+    plain = replace(passage, best=None)
+    with pytest.raises(OrderError, match="1 of these 2 passages do"):
+        Passage.joined([plain, passage])
 
 
 def test_what_cannot_be_averaged_is_refused() -> None:

@@ -214,6 +214,41 @@ def test_changed_data_is_not_gone_back_from_for_ever(height: float) -> None:
     assert len([step for step in keeps(verdicts) if step > 1500]) >= 3
 
 
+@pytest.mark.parametrize("scatter", [0.0, 0.01])
+@pytest.mark.parametrize("jumps", [False, True], ids=["evenly", "by leaps"])
+def test_data_that_goes_on_changing_is_followed(jumps: bool, scatter: float) -> None:
+    """Both losses rise without end: after three returns in the run it is the data, and snapshots go with it."""
+    steps = torch.arange(10_000, dtype=F64)
+    drift = 1.3 ** (steps / 1000).floor() if jumps else 1 + steps / 1500
+    verdicts = judged(
+        drift * torch.exp(scatter * noise(10_000, 5, 1)), val=drift * torch.exp(scatter * noise(10_000, 6, 1))
+    )
+    assert [RISEN] * 3 == [reason for reason in reasons(verdicts) if reason != FINE]
+    assert not any(bool(verdict.gave_up) for verdict in verdicts)
+    late = [step for step in keeps(verdicts) if step > 3000]
+    assert max(after - before for before, after in itertools.pairwise([*late, 10_000])) <= 1500
+
+
+def test_what_validates_in_an_explosion_is_not_believed() -> None:
+    """The loss of a state that is left hides no rise to come: the run is taken back as if it had not been measured."""
+    course, told = FALLING.clone(), BY_HEART.clone()
+    course[290:300] = 1e6
+    told[299] = 1e6
+    blind = told.clone()
+    blind[299] = math.nan
+    spoilt, plain = (reasons(judged(course, val=val)) for val in (told, blind))
+    assert spoilt == plain
+    assert {EXPLODED, RISEN} <= set(plain)
+
+
+def test_a_single_spike_hides_no_rise_for_long() -> None:
+    """One validation at a hundred times the loss counts as a rise of a quarter of it."""
+    told = BY_HEART.clone()
+    told[249] = 100.0
+    spiked, plain = (reasons(judged(FALLING, val=val)).index(RISEN) for val in (told, BY_HEART))
+    assert 0 <= spiked - plain <= 10  # two validations
+
+
 def test_a_validation_loss_may_scatter() -> None:
     """Of 64 courses of twenty looks, with 5 % of noise on a falling validation loss, few go back even once."""
     losses = FALLING.expand(64, -1)

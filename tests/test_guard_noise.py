@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
+
 import pytest
 import torch
 from torch import Tensor
 
-from tests.test_guard import EARLY_READINGS, FALLING, T, judged, noise
+from tests.test_guard import EARLY_READINGS, FALLING, T, judged, noise, windows
 from trimtab.judgement import HARMED, RISEN
 
 RUNS, STEPS = 256, 30
@@ -55,3 +58,16 @@ def test_a_scattered_validation_loss_is_taken_for_over_fitting_as_often_as_told(
     verdicts = judged(FALLING.expand(RUNS, -1), val=val)
     taken = torch.stack([verdict.reason == RISEN for verdict in verdicts]).any(0)
     assert low <= float(taken.double().mean()) <= high
+
+
+def test_on_a_plateau_the_snapshot_is_as_old_as_told() -> None:
+    """Nothing is gone back from, and the longest time without a new snapshot is most of the run in the median."""
+    scatter = (share * noise(10_000, seed, 32) for share, seed in ((0.02, 3), (0.01, 4)))
+    losses, val = (torch.exp(part) for part in scatter)
+    verdicts = judged(losses, val=val)
+    steps = torch.tensor([step for step, _ in windows(losses)])
+    keep = torch.stack([verdict.keep for verdict in verdicts])
+    kept = [[*steps[column].tolist(), 10_000] for column in keep.T]
+    longest = [max(after - before for before, after in itertools.pairwise(each)) for each in kept]
+    assert not any(bool(verdict.restore.any()) for verdict in verdicts)
+    assert 6000 <= statistics.median(longest) <= 7800

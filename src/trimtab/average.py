@@ -6,6 +6,7 @@ How they move is :mod:`trimtab.averaging`, which of them to use in the end :mod:
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -71,12 +72,21 @@ class Average:
                 tensor.copy_(average)
 
     @torch.no_grad()
-    def heard(self, val: Tensor | None) -> None:
-        """Take the validation loss ``[1]`` of the average as it is now; None, or not finite: it was not measured."""
-        if self.model is None or val is None:
+    def heard(self, val: Tensor | None, *, is_left: bool) -> None:
+        """Take what validation says of the average as it is now.
+
+        Args:
+            val: ``[1]``, its loss; None, or not finite: it was not measured.
+            is_left: the run has just gone back to an earlier state, and the loss is of the one that is gone.
+        """
+        if self.model is None or (val is None and not is_left):
             return
-        is_lowest, self._memory = best.heard(val, self._memory)
-        if bool(is_lowest):
+        unknown = torch.full((1,), math.nan)
+        is_lowest, self._memory = best.heard(unknown if val is None else val, self._memory, torch.tensor([is_left]))
+        if bool(is_lowest) and self._lowest:
+            for lowest, tensor in zip(self._lowest, self.tensors(), strict=True):
+                lowest.copy_(tensor)
+        elif bool(is_lowest):
             self._lowest = [aside(tensor, waits=True) for tensor in self.tensors()]
 
     @torch.no_grad()

@@ -90,9 +90,9 @@ class Best:
         memory = {name: value.to(copies.weights.device) for name, value in best.start(len(copies.weights)).items()}
         return cls(copies.weights, copies.buffers, memory)
 
-    def heard(self, val: Tensor, copies: Copies) -> Best:
-        """Take the validation losses ``[B]`` of members as they are now; what is not finite was not measured."""
-        is_lowest, memory = best.heard(val, self.memory)
+    def heard(self, val: Tensor, copies: Copies, left: Tensor) -> Best:
+        """Take the validation losses ``[B]`` of members, and who ``[B]`` has left them since (:func:`best.heard`)."""
+        is_lowest, memory = best.heard(val, self.memory, left)
         now = copies.averaged()
         weights, buffers = select(is_lowest, (now.weights, now.buffers), (self.weights, self.buffers))
         return Best(weights, buffers, memory)

@@ -133,6 +133,7 @@ class Guard:
             "is_sure": full(0, torch.bool),
             "rises": full(0.0),
             "over": full(0, torch.int64),
+            "loose": full(0, torch.int64),
             "worst": full(-math.inf),
             "first": full(math.nan),
             "best": full(math.inf),
@@ -172,13 +173,14 @@ class Guard:
             the snapshot's own where the validation loss rose or the first steps did harm (noise is not forgotten), or
             this reading's where the snapshot is unsound.
         """
-        losses, seen = read(signals, memory, self.margin), is_seen(signals, self.rise)
+        losses = read(signals, memory, self.margin)
+        seen = is_seen(losses, signals, self.rise)
         due, wrong = self.is_due(signals.step.double(), memory), losses.reason != FINE
         if not bool((due | seen | wrong | (signals.step <= TRIAL) | memory["gave_up"]).any()):
             # nothing to judge, as at most readings of one run: what follows would change nothing, at twice the cost
             verdict = Verdict(due, due, torch.ones_like(losses.mean), losses.reason, memory["gave_up"])
             return verdict, {**memory, **followed(losses.mean, memory, wrong), "good": memory["good"] + 1}
-        case = judge(losses, signals, memory, self.rise)
+        case = judge(losses, signals, memory, seen, self.rise)
         # the very first state is kept whatever its loss: there is no other
         keep = due & (case.is_fit | (memory["kept_at"] == 0))
         failed = case.is_failure.to(torch.int64)
@@ -210,13 +212,14 @@ def _kept(case: Case, signals: Signals, memory: Memory, *, keep: Tensor, seen: T
         "means": means,
         "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
         "worst": case.worst,
-        "val": val.masked_fill(back, math.inf),  # nothing is kept at a better fit before the next one
+        "val": val.masked_fill(bad, math.inf),  # of a state that is left; nothing more is kept before the next one
         "kept_val": torch.where(keep & val.isfinite(), val, known).masked_fill(settles, math.nan),
         "val_at": torch.where(seen, signals.step, memory["val_at"]),
         "val_apart": torch.where(seen, signals.step - memory["val_at"], memory["val_apart"]),
         "is_sure": torch.where(keep, seen, memory["is_sure"]),
-        "rises": held_out.rises,
+        "rises": torch.where(bad, memory["rises"], held_out.rises),
         "over": held_out.over.masked_fill(back, 0),
+        "loose": held_out.loose,
         "kept_at": torch.where(keep | due & held_out.is_worse, signals.step, memory["kept_at"]),
         "good": (memory["good"] + 1).masked_fill(bad, 0),
         "unsound": case.unsound.masked_fill(settles, 0),

@@ -27,7 +27,7 @@ REASONS = (
 GLITCHES = 3  # bad batches in a row that are believed to be such
 TRIAL, HARM = 7, 0.2  # up to this step only the first state is kept; a loss risen by this share of the first is harm
 IN_A_ROW = 2  # validations that must be far too high: one of them may be chance
-BELIEVED = 3  # how often a snapshot must itself be too high, in a row: then no rate is to blame
+BELIEVED = 3  # how often a snapshot must itself be too high in a row, or a run go back at no better fit: it is the data
 LOOSE = 4  # how many times as far a validation loss may rise while the snapshot still fits best: a high rate may pay
 
 
@@ -58,6 +58,7 @@ class HeldOut:
         val: the last one.
         rises: its mean rise.
         over: how often in a row it was far worse.
+        loose: how often in the run it was so often enough at no better fit than the snapshot's.
         is_worse: bool, it is worse at all, and nothing has failed since the snapshot: going back that far a second time
             would cost more.
         is_risen: bool, it was far worse often enough.
@@ -66,6 +67,7 @@ class HeldOut:
     val: Tensor
     rises: Tensor
     over: Tensor
+    loose: Tensor
     is_worse: Tensor
     is_risen: Tensor
 
@@ -128,13 +130,14 @@ def read(signals: Signals, memory: Memory, margin: float) -> Losses:
     return Losses(losses, mean, bound, finite, reason)
 
 
-def judge(losses: Losses, signals: Signals, memory: Memory, rise: float | None) -> Case:
+def judge(losses: Losses, signals: Signals, memory: Memory, seen: Tensor, rise: float | None) -> Case:
     """Judge a reading.
 
     Args:
         losses: what `read` gave of it.
         signals: the reading.
         memory: the guard's, from before.
+        seen: ``[B]`` bool, whose validation loss is judged.
         rise: how many times its level a validation loss may rise while the training loss falls; None: for ever.
 
     Returns:
@@ -146,7 +149,7 @@ def judge(losses: Losses, signals: Signals, memory: Memory, rise: float | None) 
     settles = (unsound >= BELIEVED) & ~memory["gave_up"]
     start = torch.where(settles[:, None], none_yet(len(mean)).to(mean), memory["means"])
     level = followed(mean, memory | {"means": start}, wrong & ~settles & ~memory["gave_up"])
-    held_out = _held_out(signals, level["means"], memory, rise)
+    held_out = _held_out(signals, level["means"], memory, seen, rise)
     is_trial = (reason == FINE) & (signals.step <= TRIAL)
     worst = torch.where(is_trial, torch.fmax(memory["worst"], mean), memory["worst"])
     is_harmed = (signals.step == TRIAL) & (worst > memory["first"] + HARM * memory["first"].abs())
@@ -158,29 +161,42 @@ def judge(losses: Losses, signals: Signals, memory: Memory, rise: float | None) 
     return Case(reason, back, lucky, is_wild, settles, is_fit, unsound, worst, level, held_out)
 
 
-def is_seen(signals: Signals, rise: float | None) -> Tensor:
-    """Say for which members ``[B]`` a validation loss is judged at this reading."""
+def is_seen(losses: Losses, signals: Signals, rise: float | None) -> Tensor:
+    """Say for which members ``[B]`` a validation loss is judged at this reading: none of a state to be left anyway."""
     if signals.val_loss is None or rise is None:
         return torch.zeros_like(signals.step, dtype=torch.bool)
-    return signals.val_loss.isfinite()
+    return signals.val_loss.isfinite() & (losses.reason == FINE)
 
 
-def _held_out(signals: Signals, means: Tensor, memory: Memory, rise: float | None) -> HeldOut:
-    """Judge a validation loss, at the means ``[B, 3]`` of the training losses, this reading's among them."""
+def _held_out(signals: Signals, means: Tensor, memory: Memory, seen: Tensor, rise: float | None) -> HeldOut:
+    """Judge a validation loss.
+
+    Args:
+        signals: the reading.
+        means: ``[B, 3]`` of the training losses, this reading's among them.
+        memory: the guard's, from before.
+        seen: as in `judge`.
+        rise: likewise.
+
+    Returns:
+        What it says.
+    """
     val, kept, rises, over = memory["val"], memory["kept_val"], memory["rises"], memory["over"]
     never = torch.zeros_like(memory["gave_up"])
     if signals.val_loss is None or rise is None:
-        return HeldOut(val, rises, over, never, never)
-    seen, now = is_seen(signals, rise), signals.val_loss.to(torch.float64)
-    rises = torch.where(seen, risen(now, val, rises), rises)
+        return HeldOut(val, rises, over, memory["loose"], never, never)
+    now, level = signals.val_loss.to(torch.float64), torch.fmax(kept.abs(), 0.1 * (memory["first"] - kept).clamp_min(0))
+    rises = torch.where(seen, risen(now, val, rises, level), rises)
     val = torch.where(seen, now, val)
     fits = means[:, 0] < memory["kept_means"][:, 0]
-    # where several tries from the snapshot came to no lower loss, it is the data that has changed
-    is_worse = (val > kept) & (fits | (memory["tries"] < BELIEVED))
-    level = torch.fmax(kept.abs(), 0.1 * (memory["first"] - kept).clamp_min(0))
-    is_far = val > kept + BEYOND * rises + torch.where(fits, rise, LOOSE * rise) * level
-    over = torch.where(seen, torch.where(is_worse & is_far, over + 1, 0), over)
-    return HeldOut(val, rises, over, is_worse & ~memory["has_failed"], seen & (over >= IN_A_ROW))
+    # no better fit, and to go back did not help: it is the data that has changed
+    is_judged = fits | (memory["loose"] < BELIEVED)
+    is_worse = is_judged & (val > kept)
+    is_far = is_worse & (val > kept + BEYOND * rises + torch.where(fits, rise, LOOSE * rise) * level)
+    over = torch.where(seen, torch.where(is_far, over + 1, 0), over)
+    is_risen = seen & (over >= IN_A_ROW)
+    loose = memory["loose"] + (is_risen & ~fits)
+    return HeldOut(val, rises, over, loose, is_worse & ~memory["has_failed"], is_risen)
 
 
 def _about(losses: Losses, memory: Memory) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from trimtab.copies import Best, Copies, Look, join, pick
+from trimtab.errors import OrderError
 from trimtab.features import Memory
 from trimtab.helm import HelmState
 from trimtab.signals import Observation, Signals
@@ -70,7 +71,23 @@ class Passage:
 
     @classmethod
     def joined(cls, passages: Sequence[Passage]) -> Passage:
-        """Give where the members of several passages stand, as many steps after a reading."""
+        """Join members of several voyages.
+
+        Args:
+            passages: where they stand, as many steps after a reading.
+
+        Returns:
+            Where they stand together, the first one's members first.
+
+        Raises:
+            OrderError: some of them validate averages and some do not.
+        """
+        seeing = sum(passage.best is not None for passage in passages)
+        if 0 < seeing < len(passages):
+            raise OrderError(
+                f"Members sail together that all validate an average, or none: {seeing} of these {len(passages)} "
+                "passages do. Begin all with the same `averages` and `validate_every`."
+            )
         return cls.of_tree(join([passage.tree() for passage in passages]))
 
 

@@ -282,7 +282,6 @@ class Pilot(LRScheduler):
         """Decide; give the validation loss that all ranks agree on."""
         used, alone = self._wheel.used(), self._wheel.alone()
         signals = self._gauge.read(number, used, measured)
-        self._average.heard(signals.val_loss)
         if self.mode != "act":
             mine = {"position": self._helm.panel.to_unit(used[None]).clamp(0, 1), "values": used[None]}
             decision, state = self._helm.steer(signals, self._state | mine)
@@ -293,6 +292,7 @@ class Pilot(LRScheduler):
                 self._snapshot.obey(decision.verdict)
                 if is_restored(decision):
                     self._gauge.forget()
+        self._average.heard(signals.val_loss, is_left=self.mode == "act" and is_restored(decision))
         self._wheel.turned()
         event = event_of(decision, is_acting=self.mode == "act")
         self.trace.keep(number, decision, used, event=event, alone=alone)

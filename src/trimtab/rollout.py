@@ -146,7 +146,7 @@ class Voyage:
             OrderError: the members' readings do not come together.
         """
         plant, clock = self.plant, passage.clock
-        copies, look, window, best = passage.copies, passage.look, list(passage.window), passage.best
+        copies, look, window = passage.copies, passage.look, list(passage.window)
         apart = clock - clock[0]
         if bool(apart.any()) and (int(clock.min()) < EARLY[-1] or bool((apart % plant.every).any())):
             raise OrderError(f"Members sail together whose readings come together, got {clock.tolist()} steps taken.")
@@ -165,11 +165,10 @@ class Voyage:
             if reading is not None:
                 before = replace(before, buffers=copies.buffers)  # as a live snapshot, taken after the forward pass
                 val = self._measured(copies, loss, clock)
-                best = best if best is None or val is None else best.heard(val, copies)
                 signals = _signals(reading, window, now.detach(), clock, val)
                 pause = Pause(*self.helm.see(signals, passage.state), before)
                 window = []
-        done = replace(passage, clock=clock, copies=copies, look=look, window=tuple(window), best=best)
+        done = replace(passage, clock=clock, copies=copies, look=look, window=tuple(window))
         return done, Leg(losses, used, pause)
 
     def decide(self, passage: Passage, pause: Pause, move: Tensor, mind: State) -> tuple[Decision, Passage]:
@@ -186,13 +185,17 @@ class Voyage:
         """
         plant, copies, kept, look = self.plant, passage.copies, passage.kept, passage.look
         decision, state = self.helm.turn(pause.seen, move, {"memory": pause.memory, "mind": mind}, passage.state)
+        val, best = pause.seen.signals.val_loss, passage.best
+        if best is not None and val is not None:
+            never = torch.zeros_like(val, dtype=torch.bool)
+            best = best.heard(val, copies, never if decision.verdict is None else decision.verdict.restore)
         if is_restored(decision) and decision.verdict is not None:
             copies = plant.select(decision.verdict.restore, kept, copies)
             copies = plant.select(decision.verdict.reason == RISEN, copies.averaged(), copies)
             look = plant.forget(decision.verdict.restore, copies, look)
         if decision.verdict is not None and bool(decision.verdict.keep.any()):
             kept = plant.select(decision.verdict.keep, pause.before, kept)
-        return decision, replace(passage, copies=copies, state=state, kept=kept, look=look)
+        return decision, replace(passage, copies=copies, state=state, kept=kept, look=look, best=best)
 
     def _stream(self, seeds: Sequence[int]) -> Stream:
         return Stream(self.plant.task, seeds, device=self.plant.device, dtype=self.plant.dtype)
