@@ -138,6 +138,10 @@ def test_a_bar_on_unseen_seeds_is_of_who_is_best_on_the_others() -> None:
     assert unseen(lucky) == pytest.approx((0.3 + 0.3 + 0.3) / 3)
     assert unseen([*lucky, row("cosine", 1.0, [0.05, 0.05, 0.11], down)]) == pytest.approx(0.07)
     assert unseen([row("wsd", 0.1, [0.2], down), row("wsd", 1.0, [0.4], down)]) == pytest.approx(0.2)
+    four = [row("wsd", 0.1, [0.1, 0.1, 0.4, 0.4], down), row("cosine", 0.1, [0.3, 0.3, 0.3, 0.1], down)]
+    # chosen on (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4): wsd, wsd, cosine, wsd, cosine, cosine
+    expected = (0.4 + (0.1 + 0.4) / 2 + (0.3 + 0.3) / 2 + (0.1 + 0.4) / 2 + (0.3 + 0.3) / 2 + (0.3 + 0.3) / 2) / 6
+    assert unseen(four) == pytest.approx(expected)
     found = standings([*lucky, row("mine", 0.1, [0.3, 0.3, 0.3], down)], torch.Generator().manual_seed(0))
     mine = next(one for one in found if one.contender == "mine")
     assert mine.unseen_median == mine.unseen_ninety == pytest.approx(1.0)

@@ -28,7 +28,7 @@ HEADS = (
     ("95 %", "its stratified bootstrap interval"),
     ("median", "median regret over learning rates"),
     ("90 %", "90th percentile over learning rates"),
-    ("unseen", "median and 90th percentile against what tuning gives on a seed that it has not seen"),
+    ("unseen", "median and 90th percentile against what tuning gives on seeds that it has not seen"),
     ("worst", "the largest regret of a learning rate"),
     ("diverged", "runs that ended a tenth above their first loss, or nowhere"),
     ("reached", "share of learning rates from which 1.10 × the tuned cosine's loss was reached"),
