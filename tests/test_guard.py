@@ -241,6 +241,17 @@ def test_what_validates_in_an_explosion_is_not_believed() -> None:
     assert {EXPLODED, RISEN} <= set(plain)
 
 
+def test_a_failure_between_rare_validations_stops_no_snapshots() -> None:
+    """A bad batch a hundred steps after a validation, the next one 900 steps on: states are kept as if none was measured."""
+    course = 0.1 + 2.2 * torch.exp(-torch.arange(2000, dtype=F64) / 200)
+    course[1110:1120] = math.nan
+    course[1115] = math.inf
+    val = 0.1 + 2.2 * torch.exp(-torch.arange(2000, dtype=F64) / 400)
+    kept = keeps(judged(course, val=val, looks=1000))
+    late = [*(step for step in kept if step > 1000), 2000]
+    assert max(after - before for before, after in itertools.pairwise(late)) <= 260
+
+
 def test_a_single_spike_hides_no_rise_for_long() -> None:
     """One validation at a hundred times the loss counts as a rise of a quarter of it."""
     told = BY_HEART.clone()

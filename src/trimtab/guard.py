@@ -212,7 +212,8 @@ def _kept(case: Case, signals: Signals, memory: Memory, *, keep: Tensor, seen: T
         "means": means,
         "kept_means": torch.where(keep[:, None], means, memory["kept_means"]),
         "worst": case.worst,
-        "val": val.masked_fill(bad, math.inf),  # of a state that is left; nothing more is kept before the next one
+        # of a state that is left; where it rose, nothing more is kept before the next one
+        "val": val.masked_fill(bad, math.nan).masked_fill(back, math.inf),
         "kept_val": torch.where(keep & val.isfinite(), val, known).masked_fill(settles, math.nan),
         "val_at": torch.where(seen, signals.step, memory["val_at"]),
         "val_apart": torch.where(seen, signals.step - memory["val_at"], memory["val_apart"]),
