@@ -242,7 +242,7 @@ def test_what_validates_in_an_explosion_is_not_believed() -> None:
 
 
 def test_a_failure_between_rare_validations_stops_no_snapshots() -> None:
-    """A bad batch a hundred steps after a validation, the next one 900 steps on: states are kept as if none was measured."""
+    """A bad batch a hundred steps after a validation, the next one 900 on: states are kept all the same."""
     course = 0.1 + 2.2 * torch.exp(-torch.arange(2000, dtype=F64) / 200)
     course[1110:1120] = math.nan
     course[1115] = math.inf
