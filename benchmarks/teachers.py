@@ -39,10 +39,10 @@ LESSONS = Distribution((50, 100))
 
 @torch.no_grad()
 def main(names: list[str]) -> None:
-    """Measure them, with the same settings for three seeds."""
+    """Measure them, with the same settings for ten seeds."""
     torch.set_num_threads(1)
     genome = Genome(Policy.for_panel(PANEL, 16).spec, ("*", "!mean_*", "!rank_*"))
-    for seed, name in itertools.product(range(3), names or TEACHERS):
+    for seed, name in itertools.product(range(10), names or TEACHERS):
         if seed == 0 or name != "optuna.CmaEsSampler":  # whose own arithmetic takes minutes
             teach = TEACHERS[name]
             begin = time.process_time()
