@@ -101,10 +101,10 @@ def test_it_keeps_few_bits() -> None:
 def test_chaos_shows_in_the_adjoint() -> None:
     """Above a critical rate the adjoint's norm explodes on the way back; below it stays small."""
     calm, wild = knobs(100), knobs(100)
-    wild["lr"] = wild["lr"] * 8
+    wild["lr"] = wild["lr"] * 8.5
     norms = [Reversible(gradient, BOUNDS, **given).slopes(start(), held_out)[1].norms for given in (calm, wild)]
     assert float(norms[0].max()) < 1e2
-    assert float(norms[1].max()) > 1e3
+    assert float(norms[1].max()) > 1e6
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -161,23 +161,23 @@ def test_a_piece_without_a_decision_teaches_nothing() -> None:
 
 @pytest.mark.slow
 def test_it_teaches() -> None:
-    """On one lesson again and again, from five rates over seven decades, the held-out loss falls to below two fifths.
+    """On one lesson again and again, from five rates over seven decades, the held-out loss falls to less than half.
 
     The lesson is long beside the guard's trial: no slope goes past a return to the first weights. The way is chaotic
-    (the last bit of a sum changes it), so two beginnings are taught and the better's best five generations in a row
-    are judged: of 40 beginnings 39 fall as far as that, of ten taught with random slopes of the same length none.
+    (the last bit of a sum changes it), so the best end of three beginnings is judged: of fifteen beginnings thirteen
+    end as low, of five taught with random slopes of the same length none.
     """
     lesson = Lesson(1, smooth(3), SGD(), 96, None)
     genome = Genome(GENOME.spec, ("progress", "position_*"))
-    school = Unroll(genome, LR, members=5, tasks=1, generations=40, unroll=96, rate=0.03)
+    school = Unroll(genome, LR, members=5, tasks=1, generations=40, unroll=96, rate=0.02)
     falls = []
-    for seed in range(2):
+    for seed in range(3):
         state, costs = school.start(genome.untaught() + 1e-6 * Draw(seed).normal(genome.size)), []
         for _ in range(40):
             state, record = school.generation(state, lambda count: lesson)
             costs.append(record["cost"])
-        falls.append(costs[0] - min(sum(costs[i : i + 5]) / 5 for i in range(36)))
-    assert max(falls) > 1.65 * math.log(2.5)  # the end counts 1.5, the mean over the run 0.15
+        falls.append(costs[0] - sum(costs[-5:]) / 5)
+    assert max(falls) > 1.65 * math.log(2)  # the end counts 1.5, the mean over the run 0.15
 
 
 def test_what_does_not_hold_is_told() -> None:
